@@ -1,0 +1,179 @@
+package targets
+
+import (
+	"errors"
+	"os"
+	"path"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+)
+
+// writebackEvery is how many bytes are written between two calls that start
+// writing them to the disk, and wait for those of the call before. So at most
+// twice as many of this file are dirty, the last fsync has little to do, and
+// an error of the disk is seen here instead of at the end of the dump.
+const writebackEvery = 8 << 20
+
+type localFile struct {
+	f    *os.File
+	dir  *os.File // the directory that holds it
+	name string   // final, relative to the target
+	url  string
+
+	position sync.Mutex // of Write
+	pos      int64
+
+	size      atomic.Int64
+	written   atomic.Int64 // since the last writeback
+	writeback sync.Mutex   // held by the one that waits for the disk
+
+	mu    sync.Mutex
+	err   error // the first one; kept because the kernel tells it once only
+	ended bool  // committed or closed
+}
+
+func (l *localFile) Size() int64 { return l.size.Load() }
+
+func (l *localFile) Write(p []byte) (int, error) {
+	l.position.Lock()
+	defer l.position.Unlock()
+	n, err := l.WriteAt(p, l.pos)
+	l.pos += int64(n)
+	return n, err
+}
+
+func (l *localFile) WriteAt(p []byte, off int64) (int, error) {
+	if err := l.usable(); err != nil {
+		return 0, err
+	}
+	n, err := l.f.WriteAt(p, off)
+	if n > 0 {
+		l.grow(off + int64(n))
+	}
+	if err != nil {
+		return n, l.fail("write", err)
+	}
+	return n, l.pace(n)
+}
+
+// ReadAt fails without consequences: what was written is as good as before.
+func (l *localFile) ReadAt(p []byte, off int64) (int, error) {
+	return l.f.ReadAt(p, off)
+}
+
+func (l *localFile) grow(end int64) {
+	for {
+		old := l.size.Load()
+		if end <= old || l.size.CompareAndSwap(old, end) {
+			return
+		}
+	}
+}
+
+// pace is called after n more bytes were written.
+func (l *localFile) pace(n int) error {
+	if l.written.Add(int64(n)) < writebackEvery || !l.writeback.TryLock() {
+		return nil
+	}
+	defer l.writeback.Unlock()
+	l.written.Store(0)
+	err := unix.SyncFileRange(int(l.f.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WAIT_BEFORE|unix.SYNC_FILE_RANGE_WRITE)
+	if err == nil || errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ESPIPE) {
+		return nil
+	}
+	return l.fail("write back", err)
+}
+
+// fail keeps the first error and returns it.
+func (l *localFile) fail(op string, err error) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.err == nil {
+		l.err = newError(op, l.name, l.url, err)
+	}
+	return l.err
+}
+
+func (l *localFile) usable() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.err == nil && l.ended {
+		return newError("write", l.name, l.url, os.ErrClosed)
+	}
+	return l.err
+}
+
+func (l *localFile) Commit() error {
+	if err := l.usable(); err != nil {
+		return err
+	}
+	if err := l.f.Sync(); err != nil {
+		return l.fail("sync", err)
+	}
+	if err := l.ours(); err != nil {
+		return l.fail("commit", err)
+	}
+	l.mu.Lock()
+	l.ended = true
+	l.mu.Unlock()
+	defer l.dir.Close()
+	if err := l.f.Close(); err != nil {
+		return l.fail("close", err)
+	}
+	base := path.Base(l.name)
+	if err := renameNoReplace(l.dir, IncompleteName(base), l.dir, base); err != nil {
+		return l.fail("commit", err)
+	}
+	if err := l.settle(base); err != nil {
+		return l.fail("commit (the file is whole, its name may not be durable)", err)
+	}
+	return nil
+}
+
+// ours makes sure that the incomplete name still is this file, and not one that
+// a later attempt created while this one was stuck.
+func (l *localFile) ours() error {
+	var mine, there unix.Stat_t
+	if err := unix.Fstat(int(l.f.Fd()), &mine); err != nil {
+		return err
+	}
+	temp := IncompleteName(path.Base(l.name))
+	if err := unix.Fstatat(int(l.dir.Fd()), temp, &there, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return err
+	}
+	if mine.Dev != there.Dev || mine.Ino != there.Ino {
+		return errors.New(temp + " now is the file of another attempt")
+	}
+	return nil
+}
+
+// settle makes the new name durable. The file is synced once more by its new
+// name because vfat writes a directory entry of size 0 in a rename, and puts
+// the size and first cluster into it when the file's inode is written
+// (fs/fat/namei_vfat.c, vfat_rename).
+func (l *localFile) settle(base string) error {
+	fd, err := unix.Openat(int(l.dir.Fd()), base, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	f := os.NewFile(uintptr(fd), base)
+	err = errors.Join(f.Sync(), f.Close())
+	if err != nil {
+		return err
+	}
+	return syncDir(l.dir)
+}
+
+func (l *localFile) Close() error {
+	l.mu.Lock()
+	ended := l.ended
+	l.ended = true
+	l.mu.Unlock()
+	if ended {
+		return nil
+	}
+	l.dir.Close()
+	return newError("close", l.name, l.url, l.f.Close())
+}

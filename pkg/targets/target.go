@@ -1,0 +1,141 @@
+package targets
+
+import (
+	"context"
+	"io"
+	"math"
+	"time"
+)
+
+// Target is a place that takes dump directories. Names are slash separated and
+// relative to the path in the target's URL: printable ASCII without
+// "*:<>?\| and without "..".
+type Target interface {
+	// Space is what an unprivileged writer could still store, in bytes, or
+	// ErrSpaceUnknown.
+	Space(ctx context.Context) (free uint64, err error)
+
+	// Create starts the file name, under [IncompleteName] of it, and makes the
+	// directories in front of it. It replaces an incomplete file that an
+	// earlier attempt left, and refuses to start a file that is already
+	// complete (errors.Is(err, fs.ErrExist)).
+	Create(ctx context.Context, name string) (File, error)
+
+	// List is the contents of one directory, "" being the top, sorted by name.
+	// A directory that is not there is fs.ErrNotExist.
+	List(ctx context.Context, dir string) ([]Entry, error)
+
+	// Remove takes away a file, or a directory with all that is in it. Nothing
+	// there is not an error. When it returns, the removal is durable where the
+	// protocol can tell.
+	Remove(ctx context.Context, name string) error
+
+	// Rename never replaces: a to that exists is fs.ErrExist.
+	Rename(ctx context.Context, from, to string) error
+
+	// Close makes everything durable and lets the target go: syncs, unmounts,
+	// disconnects. It may block as long as the device or server does; the
+	// process being killed is what bounds it.
+	Close() error
+}
+
+// Entry is one name in a directory.
+type Entry struct {
+	Name    string // without directories
+	Dir     bool
+	Size    int64 // bytes; of a directory: meaningless
+	ModTime time.Time
+}
+
+// File is a file being written. Those of disk:// and file:// are also
+// io.WriterAt and io.ReaderAt. After an error of any call the file can only be
+// closed: Commit returns that first error again.
+type File interface {
+	io.Writer
+
+	// Commit makes the bytes durable and gives the file its name. When it
+	// fails, the file keeps its incomplete name, except where the very last
+	// step, the durability of the name, is what failed. Commit ends the file;
+	// Close after it does nothing.
+	Commit() error
+
+	// Close without Commit leaves the incomplete file behind.
+	Close() error
+
+	// Size is one past the highest byte written so far.
+	Size() int64
+}
+
+// Options are what a target needs from its surroundings.
+type Options struct {
+	// Log takes lines an operator should see. nil: they are dropped.
+	Log func(format string, a ...any)
+
+	// MountDir is where disk:// mounts; made if it is missing. Empty: a new
+	// temporary directory, removed by Close.
+	MountDir string
+}
+
+func (o Options) logf(format string, a ...any) {
+	if o.Log != nil {
+		o.Log(format, a...)
+	}
+}
+
+// Open connects to the target. The deadline of ctx bounds the wait for a device
+// that has not appeared yet, and the connecting; without one it may wait for
+// ever. Nothing is written but the directory that the URL names, if missing.
+func Open(ctx context.Context, url string, opts Options) (Target, error) {
+	s, err := Parse(url)
+	if err != nil {
+		return nil, err
+	}
+	for _, sc := range schemes() {
+		if sc.name == s.Scheme {
+			return sc.open(ctx, s, opts)
+		}
+	}
+	panic("targets: parsed scheme " + s.Scheme + " is not in the table")
+}
+
+// scheme is one kind of target. Those without functions are known words that
+// this build leaves out.
+type scheme struct {
+	name  string
+	form  string // what a URL of it looks like, for error messages
+	parse func(u *rawURL) (Spec, error)
+	open  func(ctx context.Context, s Spec, opts Options) (Target, error)
+}
+
+// schemes is the table: a new target adds its line here and its file.
+func schemes() []scheme {
+	return []scheme{
+		{name: "disk", form: "disk:///DIR?dev=LABEL=NAME", parse: parseDisk, open: openDisk},
+		{name: "file", form: "file:///DIR", parse: parseFile, open: openFile},
+		{name: "raw"},
+		{name: "nfs"},
+		{name: "cifs"},
+		{name: "sftp"},
+		{name: "ftp"},
+		{name: "ftps"},
+	}
+}
+
+// MaxFileSize is the size in bytes that no file on t can pass, because of the
+// format of the file system; math.MaxInt64 when there is no such limit, or none
+// is known.
+func MaxFileSize(t Target) int64 {
+	if l, ok := t.(interface{ maxFileSize() int64 }); ok {
+		return l.maxFileSize()
+	}
+	return math.MaxInt64
+}
+
+// Unconfirmed tells why a file that was committed without error may still not
+// be on stable storage: the protocol has no way to ask. Empty: it is.
+func Unconfirmed(f File) string {
+	if u, ok := f.(interface{ unconfirmed() string }); ok {
+		return u.unconfirmed()
+	}
+	return ""
+}

@@ -1,0 +1,280 @@
+package targets
+
+import (
+	"fmt"
+	"net/url"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/ukdump/ukdump/internal/blockdev"
+)
+
+// maxURL is far more than any target needs.
+const maxURL = 4096
+
+// Spec is a checked target URL.
+type Spec struct {
+	Scheme string
+	Path   string // absolute and clean; of disk://: below the root of that file system
+	Device string // disk: "/dev/NAME", "LABEL=NAME", "UUID=ID", ...
+	FSType string // disk: what fstype= says; empty: found by probing
+	Opts   string // disk: comma separated mount options
+
+	text string // as given
+}
+
+// String is the URL without its secrets.
+func (s Spec) String() string { return Redacted(s.text) }
+
+type param struct{ key, value string }
+
+// rawURL is a URL whose syntax is right and whose words nobody has looked at.
+type rawURL struct {
+	*url.URL
+	params []param
+}
+
+// Parse checks a target URL without touching the target. Its errors name the
+// URL (without secrets), the word that is wrong and what would be right.
+func Parse(text string) (Spec, error) {
+	s, err := parse(text)
+	if err != nil {
+		return Spec{}, fmt.Errorf("target %q: %w", clip(Redacted(text)), err)
+	}
+	return s, nil
+}
+
+func parse(text string) (Spec, error) {
+	if len(text) > maxURL {
+		return Spec{}, fmt.Errorf("%d bytes: want at most %d", len(text), maxURL)
+	}
+	name, _, ok := strings.Cut(text, "://")
+	if !ok {
+		return Spec{}, fmt.Errorf("no scheme: want %s", forms())
+	}
+	i := slices.IndexFunc(schemes(), func(s scheme) bool { return s.name == name })
+	if i < 0 {
+		return Spec{}, fmt.Errorf("unknown scheme %q: want %s", clip(name), forms())
+	}
+	sc := schemes()[i]
+	if sc.parse == nil {
+		return Spec{}, fmt.Errorf("scheme %q: %w: want %s", name, ErrUnsupported, forms())
+	}
+	u, err := splitURL(text, sc.form)
+	if err != nil {
+		return Spec{}, err
+	}
+	s, err := sc.parse(u)
+	s.Scheme, s.text = sc.name, text
+	return s, err
+}
+
+// forms is the list of what this build supports.
+func forms() string {
+	var f []string
+	for _, s := range schemes() {
+		if s.form != "" {
+			f = append(f, s.form)
+		}
+	}
+	return strings.Join(f, " or ")
+}
+
+func splitURL(text, form string) (*rawURL, error) {
+	if strings.Contains(text, "#") {
+		return nil, fmt.Errorf("has a '#': write it as %%23")
+	}
+	u, err := url.Parse(text)
+	if err != nil || u.Opaque != "" {
+		// The parser's own words can quote a piece of a password.
+		return nil, fmt.Errorf("malformed, or a %% without two digits behind it: want %s", form)
+	}
+	raw := &rawURL{URL: u}
+	if u.RawQuery == "" {
+		return raw, nil
+	}
+	for p := range strings.SplitSeq(u.RawQuery, "&") {
+		// Not url.ParseQuery: it makes a space of '+', and labels have '+'.
+		k, v, ok := strings.Cut(p, "=")
+		value, err := url.PathUnescape(v)
+		switch {
+		case !ok || k == "":
+			return nil, fmt.Errorf("query %q: want key=value, joined by '&'", redactWord(p))
+		case err != nil:
+			return nil, fmt.Errorf("query key %q: %% without two hexadecimal digits behind it", k)
+		case value == "":
+			return nil, fmt.Errorf("query key %q: the value is empty", k)
+		case strings.ContainsFunc(value, isControl):
+			return nil, fmt.Errorf("query key %q: control character in the value", k)
+		case slices.ContainsFunc(raw.params, func(p param) bool { return p.key == k }):
+			return nil, fmt.Errorf("query key %q: given twice", k)
+		}
+		raw.params = append(raw.params, param{k, value})
+	}
+	return raw, nil
+}
+
+// local checks what all URLs without a server have in common, and that no query
+// key is there but those allowed. It returns the clean path.
+func (u *rawURL) local(form string, keys ...string) (string, error) {
+	if u.Host != "" || u.User != nil {
+		return "", fmt.Errorf("%q stands where a server would: want three slashes, %s", u.Host, form)
+	}
+	if err := checkDir(u.Path); err != nil {
+		return "", err
+	}
+	for _, p := range u.params {
+		if !slices.Contains(keys, p.key) {
+			want := "none"
+			if len(keys) > 0 {
+				want = strings.Join(keys, ", ")
+			}
+			return "", fmt.Errorf("unknown query key %q: want %s", clip(p.key), want)
+		}
+	}
+	return path.Clean(u.Path), nil
+}
+
+func (u *rawURL) param(key string) string {
+	for _, p := range u.params {
+		if p.key == key {
+			return p.value
+		}
+	}
+	return ""
+}
+
+func checkDir(dir string) error {
+	switch {
+	case !strings.HasPrefix(dir, "/"):
+		return fmt.Errorf("path %q: want an absolute path", dir)
+	case len(dir) > maxName:
+		return fmt.Errorf("path of %d bytes: want at most %d", len(dir), maxName)
+	case strings.ContainsFunc(dir, isControl):
+		return fmt.Errorf("path %q: control character", dir)
+	}
+	for elem := range strings.SplitSeq(dir, "/") {
+		if elem == ".." {
+			return fmt.Errorf("path %q: want one without \"..\"", dir)
+		}
+		if len(elem) > 255 {
+			return fmt.Errorf("path: element of %d bytes: want at most 255", len(elem))
+		}
+	}
+	return nil
+}
+
+func parseFile(u *rawURL) (Spec, error) {
+	p, err := u.local("file:///DIR")
+	return Spec{Path: p}, err
+}
+
+func parseDisk(u *rawURL) (Spec, error) {
+	p, err := u.local("disk:///DIR?dev=LABEL=NAME", "dev", "fstype", "opts")
+	if err != nil {
+		return Spec{}, err
+	}
+	s := Spec{Path: p, FSType: u.param("fstype"), Opts: u.param("opts")}
+	dev := u.param("dev")
+	if dev == "" {
+		return Spec{}, fmt.Errorf("dev is missing: want dev=/dev/NAME, dev=LABEL=NAME, dev=UUID=ID, dev=PARTLABEL=NAME or dev=PARTUUID=ID")
+	}
+	bs, err := blockdev.ParseSpec(dev)
+	if err != nil {
+		return Spec{}, err
+	}
+	s.Device = bs.String()
+	if s.FSType != "" {
+		if err := checkFSType(s.FSType, bs); err != nil {
+			return Spec{}, err
+		}
+	}
+	_, _, err = mountOptions(s.Opts)
+	return s, err
+}
+
+// checkFSType also finds labels that the file system cannot hold: such a
+// device would be waited for in vain.
+func checkFSType(fstype string, dev blockdev.Spec) error {
+	i := slices.Index(blockdev.Mountable(), fstype)
+	if i < 0 {
+		return fmt.Errorf("unknown fstype %q: want one of %s, or leave it out to have it found", clip(fstype), strings.Join(blockdev.Mountable(), ", "))
+	}
+	if limit := blockdev.MaxLabel(fstype); dev.Tag == blockdev.Label && len(dev.Value) > limit {
+		return fmt.Errorf("dev %s: label of %d bytes: %s has at most %d", dev, len(dev.Value), fstype, limit)
+	}
+	return nil
+}
+
+// Redacted is the URL as it may be shown: without a password, also where the
+// URL is malformed.
+func Redacted(text string) string {
+	rest, query, hasQuery := strings.Cut(text, "?")
+	scheme := ""
+	if i := strings.Index(rest, "://"); i >= 0 {
+		scheme, rest = rest[:i+3], rest[i+3:]
+	}
+	// A password may hold a slash that should have been escaped, so the last
+	// '@' counts, wherever it stands.
+	if i := strings.LastIndexByte(rest, '@'); i >= 0 {
+		if user, _, ok := strings.Cut(rest[:i], ":"); ok {
+			rest = user + ":xxxxx" + rest[i:]
+		}
+	}
+	if !hasQuery {
+		return scheme + rest
+	}
+	words := strings.Split(query, "&")
+	for i, w := range words {
+		words[i] = redactWord(w)
+	}
+	return scheme + rest + "?" + strings.Join(words, "&")
+}
+
+// redactWord blanks what stands behind a key that names a secret, in key=value
+// or in a list of options as in opts=uid=0,pass=x.
+func redactWord(w string) string {
+	if plain, err := url.PathUnescape(w); err == nil && plain != w && secretAt(plain) >= 0 && secretAt(w) < 0 {
+		return "xxxxx"
+	}
+	parts := strings.Split(w, ",")
+	for i, p := range parts {
+		if k := secretAt(p); k >= 0 {
+			parts[i] = p[:k] + "xxxxx"
+		}
+	}
+	return strings.Join(parts, ",")
+}
+
+// secretAt is where the value of a secret begins in text, or -1.
+func secretAt(text string) int {
+	lower := strings.Map(func(r rune) rune {
+		if 'A' <= r && r <= 'Z' {
+			return r + 'a' - 'A'
+		}
+		return r
+	}, text)
+	first := -1
+	for _, word := range []string{"pass", "secret", "token"} {
+		k := strings.Index(lower, word)
+		if k < 0 {
+			continue
+		}
+		if eq := strings.IndexByte(lower[k:], '='); eq >= 0 && (first < 0 || k+eq+1 < first) {
+			first = k + eq + 1
+		}
+	}
+	return first
+}
+
+func isControl(r rune) bool { return r < 0x20 || r == 0x7f }
+
+// clip keeps a message readable whatever the input was.
+func clip(s string) string {
+	const most = 200
+	if len(s) <= most {
+		return s
+	}
+	return s[:most] + "..."
+}
