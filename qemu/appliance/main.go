@@ -1,0 +1,285 @@
+// Appliance is PID 1 of the production machine in the tests: a system with no
+// distribution in userspace.
+//
+// What it does is said on the kernel command line:
+//
+//	appliance.load=PROGRAM   how the capture kernel is loaded: kdumpctl, self or none (default kdumpctl)
+//	appliance.append="WORDS" appended to the capture kernel's command line
+//	appliance.fill=no        do not fill the memory before the crash
+//	appliance.target=SERIAL  NVMe disk that the dump is looked for on after the crash
+//	appliance.part=N         its partition; none: the whole disk
+//	appliance.fstype=TYPE    its filesystem (default ext4)
+//
+// On the first boot it fills memory with pages of every class, loads the
+// capture kernel and crashes. The bare NVMe disk "state" remembers that, so on
+// the second boot it lists what is on the target, writes it as a tar archive
+// to the bare NVMe disk "export" and powers off. Lines for the tests begin
+// with "appliance: ".
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func main() {
+	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
+
+func run(args []string, _ io.Reader, stdout, stderr io.Writer) int {
+	if len(args) > 0 {
+		switch args[0] {
+		case "idle":
+			return idle(args[1:])
+		case "poison":
+			return poison(stderr)
+		}
+	}
+	a := &appliance{out: stdout}
+	if err := a.boot(); err != nil {
+		a.say("failed: %v", err)
+	}
+	unix.Sync()
+	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
+	return 1
+}
+
+// idle sleeps under a name of its own.
+func idle(args []string) int {
+	if len(args) > 0 {
+		_ = os.WriteFile("/proc/self/comm", []byte(args[0]), 0)
+	}
+	for {
+		time.Sleep(time.Hour)
+	}
+}
+
+type appliance struct {
+	out   io.Writer
+	words map[string]string
+	hoard hoard
+}
+
+func (a *appliance) say(format string, v ...any) {
+	fmt.Fprintf(a.out, "appliance: "+format+"\n", v...)
+}
+
+func (a *appliance) boot() error {
+	if err := mounts(); err != nil {
+		return err
+	}
+	cmdline, err := os.ReadFile("/proc/cmdline")
+	if err != nil {
+		return err
+	}
+	a.words = words(string(cmdline))
+	if err := loadModules("/etc/modules"); err != nil {
+		return err
+	}
+	state, err := disk("state")
+	if err != nil {
+		return err
+	}
+	b := make([]byte, page)
+	f, err := os.OpenFile(state, os.O_RDWR|os.O_SYNC, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if _, err := f.ReadAt(b, 0); err != nil {
+		return err
+	}
+	if strings.HasPrefix(string(b), "crashed") {
+		a.say("production is back")
+		return a.after()
+	}
+	a.say("production is up")
+	copy(b, "crashed\n")
+	if _, err := f.WriteAt(b, 0); err != nil {
+		return err
+	}
+	return a.crash()
+}
+
+func mounts() error {
+	for _, m := range []struct{ fs, dir string }{{"proc", "/proc"}, {"sysfs", "/sys"}, {"devtmpfs", "/dev"}} {
+		_ = os.MkdirAll(m.dir, 0o755)
+		if err := unix.Mount(m.fs, m.dir, m.fs, 0, ""); err != nil && err != unix.EBUSY {
+			return fmt.Errorf("mount %s: %w", m.dir, err)
+		}
+	}
+	return nil
+}
+
+// words knows the kernel's a="b c" and "a=b c".
+func words(line string) map[string]string {
+	m := map[string]string{}
+	quoted := false
+	for _, w := range strings.FieldsFunc(line, func(r rune) bool {
+		if r == '"' {
+			quoted = !quoted
+		}
+		return !quoted && (r == ' ' || r == '\n')
+	}) {
+		key, value, _ := strings.Cut(strings.ReplaceAll(w, `"`, ""), "=")
+		m[key] = value
+	}
+	return m
+}
+
+// loadModules loads the files that the list names, in its order.
+func loadModules(list string) error {
+	b, err := os.ReadFile(list)
+	if os.IsNotExist(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for name := range strings.FieldsSeq(string(b)) {
+		f, err := os.Open(name)
+		if err != nil {
+			return err
+		}
+		err = unix.FinitModule(int(f.Fd()), "", 0)
+		f.Close()
+		if err != nil && err != unix.EEXIST {
+			return fmt.Errorf("load module %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// disk finds the NVMe disk with a serial number and waits for it.
+func disk(serial string) (string, error) {
+	for range 200 {
+		names, _ := filepath.Glob("/sys/block/nvme*/device/serial")
+		for _, name := range names {
+			b, _ := os.ReadFile(name)
+			dev := "/dev/" + strings.Split(name, "/")[3]
+			if _, err := os.Stat(dev); err == nil && strings.TrimSpace(string(b)) == serial {
+				return dev, nil
+			}
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	return "", fmt.Errorf("find nvme disk with serial number %s: not there after 10 s", serial)
+}
+
+// crash fills the memory, loads the capture kernel and panics.
+func (a *appliance) crash() error {
+	a.mountData()
+	if a.words["appliance.fill"] != "no" {
+		fillMemory(&a.hoard, a.say)
+	}
+	if err := a.load(); err != nil {
+		return err
+	}
+	logLines()
+	a.say("crash")
+	for _, w := range []struct{ file, text string }{
+		{"/proc/sys/kernel/sysrq", "1"}, {"/proc/sysrq-trigger", "c"},
+	} {
+		if err := os.WriteFile(w.file, []byte(w.text), 0); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("crash: still alive")
+}
+
+// mountData mounts the disk "data", if there is one: cached pages with a
+// block device below.
+func (a *appliance) mountData() {
+	names, _ := filepath.Glob("/sys/block/nvme*/device/serial")
+	for _, name := range names {
+		if b, _ := os.ReadFile(name); strings.TrimSpace(string(b)) != "data" {
+			continue
+		}
+		dev := "/dev/" + strings.Split(name, "/")[3]
+		_ = os.MkdirAll("/data", 0o755)
+		if err := unix.Mount(dev, "/data", "ext4", 0, ""); err != nil {
+			a.say("mount %s: %v", dev, err)
+			return
+		}
+		a.hoard.data, a.hoard.dev = "/data", dev
+	}
+}
+
+// logLines puts records into the kernel log that a reader must get right.
+func logLines() {
+	_ = os.WriteFile("/proc/sys/kernel/printk_devkmsg", []byte("on"), 0)
+	f, err := os.OpenFile("/dev/kmsg", os.O_WRONLY, 0)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	for _, s := range []string{
+		"<6>appliance log: the unique line 8c6f1d",
+		"<3>appliance log: priority error",
+		"<30>appliance log: facility daemon",
+		"<6>appliance log: first line\nsecond line of one record\nthird",
+		"<6>appliance log: \ttab, \xc3\xa4 utf-8, \x01 control, \\ backslash",
+		"<6>appliance log: long " + strings.Repeat("0123456789", 90),
+	} {
+		_, _ = f.WriteString(s)
+	}
+}
+
+func (a *appliance) load() error {
+	switch how := a.words["appliance.load"]; how {
+	case "none":
+		return nil
+	case "self":
+		return a.loadSelf()
+	case "", "kdumpctl":
+		return a.loadKdumpctl()
+	default:
+		return fmt.Errorf("appliance.load=%s: want kdumpctl, self or none", how)
+	}
+}
+
+const (
+	captureKernel = "/boot/vmlinuz"
+	captureInitrd = "/boot/capture.cpio.zst"
+)
+
+func (a *appliance) loadKdumpctl() error {
+	for _, args := range [][]string{
+		{"load", "-kernel", captureKernel, "-initrd", captureInitrd, "-append", a.words["appliance.append"]},
+		{"status"},
+	} {
+		cmd := exec.Command("/bbin/kdumpctl", args...)
+		cmd.Stdout, cmd.Stderr = a.out, a.out
+		if err := cmd.Run(); err != nil {
+			return fmt.Errorf("kdumpctl %s: %w", strings.Join(args, " "), err)
+		}
+	}
+	return nil
+}
+
+// loadSelf loads the capture kernel without any program's help.
+func (a *appliance) loadSelf() error {
+	k, err := os.Open(captureKernel)
+	if err != nil {
+		return err
+	}
+	defer k.Close()
+	i, err := os.Open(captureInitrd)
+	if err != nil {
+		return err
+	}
+	defer i.Close()
+	const usual = "console=ttyS0 ignore_loglevel irqpoll nr_cpus=1 reset_devices cgroup_disable=memory mce=off numa=off panic=10 " +
+		"acpi_no_memhotplug transparent_hugepage=never nokaslr novmcoredd cma=0 hugetlb_cma=0 "
+	if err := unix.KexecFileLoad(int(k.Fd()), int(i.Fd()), usual+a.words["appliance.append"], unix.KEXEC_FILE_ON_CRASH); err != nil {
+		return fmt.Errorf("kexec_file_load: %w", err)
+	}
+	return nil
+}
