@@ -1,0 +1,141 @@
+package modules
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ukdump/ukdump/internal/cmdline"
+)
+
+// ErrStuck is a module whose initialisation did not end in its time. It goes
+// on in the kernel, where nothing can end it.
+const ErrStuck Error = "initialisation did not end in time"
+
+// Error is an error that callers may test for.
+type Error string
+
+func (e Error) Error() string { return string(e) }
+
+// Result tells what became of one module.
+type Result struct {
+	Entry
+	Err    error         // nil where the module is in the kernel, loaded now or before
+	Absent bool          // Err says that the hardware is not there: of no concern
+	Took   time.Duration // the time it took, 0 where it was there before
+}
+
+// Options of Load.
+type Options struct {
+	Root      string        // put before the paths of the list; for tests
+	PerModule time.Duration // how long one module may take; 0: until ctx ends
+	Cmdline   string        // kernel command line: NAME.PARAM=VALUE and modprobe.blacklist=
+}
+
+// Load loads modules one by one and tells what became of each; a module that
+// does not load keeps none after it from being tried. It returns when all are
+// done or ctx has ended, even where the kernel is stuck in one of them: that
+// one is then left to itself, and with it a goroutine and a thread.
+func Load(ctx context.Context, entries []Entry, opts Options) []Result {
+	blocked, params := fromCmdline(opts.Cmdline)
+	results := make([]Result, 0, len(entries))
+	for _, e := range entries {
+		r := Result{Entry: e}
+		if blocked[e.Name()] {
+			r.Err = fmt.Errorf("load %s: %w", e.Name(), errBlocked)
+			results = append(results, r)
+			continue
+		}
+		if p := params[e.Name()]; p != "" {
+			e.Params = strings.TrimSpace(e.Params + " " + p)
+		}
+		e.Path = filepath.Join(opts.Root, e.Path)
+		start := time.Now()
+		err := loadOne(ctx, e, opts.PerModule)
+		switch {
+		case err == nil:
+			r.Took = time.Since(start)
+		case errors.Is(err, unix.EEXIST):
+		default:
+			r.Took = time.Since(start)
+			r.Err = fmt.Errorf("load %s: %w", e.Name(), err)
+			r.Absent = errors.Is(err, unix.ENODEV)
+		}
+		results = append(results, r)
+	}
+	return results
+}
+
+const errBlocked Error = "blocked by modprobe.blacklist= on the command line"
+
+// loadOne waits for one module. finit_module returns when the module's init
+// function has, which for a driver may be after it has probed its devices.
+func loadOne(ctx context.Context, e Entry, limit time.Duration) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if limit > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, limit)
+		defer cancel()
+	}
+	done := make(chan error, 1)
+	go func() { done <- finit(e) }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ErrStuck
+	}
+}
+
+func finit(e Entry) error {
+	f, err := os.Open(e.Path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	flags := 0
+	if !strings.HasSuffix(e.Path, ".ko") {
+		flags = unix.MODULE_INIT_COMPRESSED_FILE // since Linux 5.17, where it is configured
+	}
+	err = unix.FinitModule(int(f.Fd()), e.Params, flags)
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		return fmt.Errorf("%w (a symbol it needs is not there: see the kernel log)", err)
+	case errors.Is(err, unix.ENOEXEC):
+		return fmt.Errorf("%w (made for another kernel? see the kernel log)", err)
+	}
+	return err
+}
+
+// fromCmdline collects what modprobe reads of a kernel command line: modules
+// that are not to be loaded, and parameters of others.
+func fromCmdline(line string) (blocked map[string]bool, params map[string]string) {
+	blocked, params = make(map[string]bool), make(map[string]string)
+	for _, w := range cmdline.Words(line) {
+		if w == (cmdline.Word{Key: "--"}) {
+			break
+		}
+		if w.Key == "modprobe.blacklist" {
+			for name := range strings.SplitSeq(w.Value, ",") {
+				blocked[Name(name)] = true
+			}
+			continue
+		}
+		name, param, ok := strings.Cut(w.Key, ".")
+		if !ok || name == "" || param == "" {
+			continue
+		}
+		w.Key = param
+		name = Name(name)
+		params[name] = strings.TrimSpace(params[name] + " " + w.String())
+	}
+	return blocked, params
+}
