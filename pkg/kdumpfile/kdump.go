@@ -1,0 +1,319 @@
+package kdumpfile
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io"
+	"time"
+)
+
+// Offsets in disk_dump_header (block 0) and kdump_sub_header (block 1), as in
+// makedumpfile's diskdump_mod.h.
+const (
+	signature     = "KDUMP   "
+	headerVersion = 6
+	utsLen        = 65 // __NEW_UTS_LEN and the terminating zero
+
+	offSignature    = 0
+	offVersion      = 8
+	offUtsname      = 12
+	offTimestamp    = 408 // struct timeval
+	offStatus       = 424
+	offBlockSize    = 428
+	offSubHdrSize   = 432 // in blocks
+	offBitmapBlocks = 436 // of both maps
+	offMaxMapnr     = 440
+	offNrCPUs       = 460
+	headerSize      = 464
+
+	offPhysBase       = 0
+	offDumpLevel      = 8
+	offSplit          = 12
+	offStartPFN       = 16
+	offEndPFN         = 24
+	offVMCoreInfo     = 32
+	offVMCoreInfoSize = 40
+	offNote           = 48
+	offNoteSize       = 56
+	offEraseinfo      = 64
+	offEraseinfoSize  = 72
+	offStartPFN64     = 80
+	offEndPFN64       = 88
+	offMaxMapnr64     = 96
+	subHeaderSize     = 104
+
+	statusIncomplete = 8 // DUMP_DH_COMPRESSED_INCOMPLETE
+
+	descSize = 24 // page_desc: offset u64, size u32, flags u32, page_flags u64
+)
+
+// Header is what a dump says of itself.
+type Header struct {
+	Sysname, Nodename, Release, Version, Machine, Domainname string
+
+	Time      time.Time // of the crash; whole seconds are kept
+	BlockSize int       // page size
+	MaxPFN    uint64    // one past the last pfn
+	NumCPUs   int
+	DumpLevel int
+	PhysBase  uint64
+	Codec     Codec  // of most pages; each page's descriptor counts
+	Notes     []byte // ELF notes
+
+	VMCoreInfoOff, VMCoreInfoSize int // the VMCOREINFO descriptor in Notes
+}
+
+// Desc describes one page of a Batch: Size bytes of data; 0 is a page of zeros.
+type Desc struct {
+	Size      uint32
+	Flags     uint32 // Codec, 0 for a page as it is
+	PageFlags uint64
+}
+
+// Batch is a run of pages in pfn order: PFNs[i] is described by Descs[i], and
+// their data stand one behind the other in Data.
+type Batch struct {
+	PFNs  []uint64
+	Descs []Desc
+	Data  []byte
+}
+
+// Output is a dump format to write pages to.
+type Output interface {
+	// Batch appends pages. The batches come in pfn order; b may be used again
+	// when it returns.
+	Batch(b *Batch) error
+	// Finish writes what is left and marks the dump complete. Without it the dump
+	// stays marked incomplete.
+	Finish() error
+}
+
+// layout is where the parts of a kdump-compressed file are.
+type layout struct {
+	block              int64
+	bitmap1, bitmap2   int64
+	bitmapBytes        int64 // of one map, whole blocks
+	descs, data        int64
+	subBlocks, mapBlks int64
+}
+
+func newLayout(h *Header, maxKept uint64) layout {
+	b := int64(h.BlockSize)
+	l := layout{block: b}
+	l.subBlocks = blocks(subHeaderSize+int64(len(h.Notes)), b)
+	// Readers tell two maps from one by bitmap_blocks >= 2*ceil(max_mapnr/8/B).
+	l.bitmapBytes = blocks(int64((h.MaxPFN+7)/8), b) * b
+	l.mapBlks = 2 * l.bitmapBytes / b
+	l.bitmap1 = (1 + l.subBlocks) * b
+	l.bitmap2 = l.bitmap1 + l.bitmapBytes
+	l.descs = l.bitmap2 + l.bitmapBytes
+	l.data = l.descs + blocks(int64(maxKept)*descSize, b)*b
+	return l
+}
+
+func blocks(n, b int64) int64 { return (n + b - 1) / b }
+
+// encodeHeader makes block 0.
+func encodeHeader(h *Header, l layout, status uint32) []byte {
+	p := make([]byte, l.block)
+	le := binary.LittleEndian
+	copy(p[offSignature:], signature)
+	le.PutUint32(p[offVersion:], headerVersion)
+	for i, s := range []string{h.Sysname, h.Nodename, h.Release, h.Version, h.Machine, h.Domainname} {
+		copy(p[offUtsname+i*utsLen:offUtsname+(i+1)*utsLen-1], s)
+	}
+	// tv_usec stays 0: libkdumpfile tries the 32 bit header first, in which
+	// block_size lies over it.
+	le.PutUint64(p[offTimestamp:], uint64(h.Time.Unix()))
+	le.PutUint32(p[offStatus:], status)
+	le.PutUint32(p[offBlockSize:], uint32(l.block))
+	le.PutUint32(p[offSubHdrSize:], uint32(l.subBlocks))
+	le.PutUint32(p[offBitmapBlocks:], uint32(l.mapBlks))
+	le.PutUint32(p[offMaxMapnr:], uint32(min(h.MaxPFN, 1<<32-1)))
+	le.PutUint32(p[offNrCPUs:], uint32(h.NumCPUs))
+	return p
+}
+
+// encodeSubHeader makes block 1 and the notes behind it.
+func encodeSubHeader(h *Header, l layout) []byte {
+	p := make([]byte, l.subBlocks*l.block)
+	le := binary.LittleEndian
+	notes := uint64(l.block + subHeaderSize)
+	le.PutUint64(p[offPhysBase:], h.PhysBase)
+	le.PutUint32(p[offDumpLevel:], uint32(h.DumpLevel))
+	if h.VMCoreInfoSize > 0 {
+		le.PutUint64(p[offVMCoreInfo:], notes+uint64(h.VMCoreInfoOff))
+		le.PutUint64(p[offVMCoreInfoSize:], uint64(h.VMCoreInfoSize))
+	}
+	if len(h.Notes) > 0 {
+		le.PutUint64(p[offNote:], notes)
+		le.PutUint64(p[offNoteSize:], uint64(len(h.Notes)))
+	}
+	le.PutUint64(p[offMaxMapnr64:], h.MaxPFN)
+	copy(p[subHeaderSize:], h.Notes)
+	return p
+}
+
+func (h *Header) check() error {
+	if h.BlockSize < 4096 || h.BlockSize > maxPage || h.BlockSize&(h.BlockSize-1) != 0 {
+		return fmt.Errorf("dump header: page size %d is not 4096 to 65536", h.BlockSize)
+	}
+	if h.VMCoreInfoOff < 0 || h.VMCoreInfoSize < 0 || h.VMCoreInfoOff+h.VMCoreInfoSize > len(h.Notes) {
+		return fmt.Errorf("dump header: VMCOREINFO at %d+%d is not in the %d bytes of notes", h.VMCoreInfoOff, h.VMCoreInfoSize, len(h.Notes))
+	}
+	return nil
+}
+
+// Buffers of a KdumpWriter: its memory is bounded by their sum.
+const (
+	dataBuffer = 1 << 20
+	descBuffer = 8192 * descSize // descriptors between two flushes
+)
+
+// KdumpWriter writes the kdump-compressed format. The file is at every moment
+// consistent for the pages before the last flush: their data are written first,
+// then their descriptors, then their bits of the 2nd bitmap, which begins as
+// zeros; and the header says incomplete until Finish.
+type KdumpWriter struct {
+	w      io.WriterAt
+	h      Header
+	l      layout
+	err    error // sticky
+	codecs Codec // flags of the pages written
+
+	data   []byte // of pages, not yet written
+	dataAt int64  // file offset of data[0]
+	descs  []byte // not yet written, whose pages are written or in data
+	descAt int64
+
+	bits      Bitmap // the 2nd bitmap
+	bitsFrom  uint64 // first pfn whose bit may not be on disk yet
+	bitsTo    uint64 // one past the last pfn taken
+	kept, max uint64
+	zero      int64 // file offset of the page of zeros that all such pages share, 0: none yet
+}
+
+// NewKdumpWriter writes header, notes and ram (the 1st bitmap), and is then
+// ready for at most maxKept pages.
+func NewKdumpWriter(w io.WriterAt, h Header, ram Bitmap, maxKept uint64) (*KdumpWriter, error) {
+	if err := h.check(); err != nil {
+		return nil, err
+	}
+	k := &KdumpWriter{w: w, h: h, l: newLayout(&h, maxKept), max: maxKept,
+		data: make([]byte, 0, dataBuffer), descs: make([]byte, 0, descBuffer), bits: NewBitmap(h.MaxPFN)}
+	k.dataAt, k.descAt = k.l.data, k.l.descs
+	k.write(encodeHeader(&h, k.l, statusIncomplete), 0)
+	k.write(encodeSubHeader(&h, k.l), k.l.block)
+	k.write(ram[:min(int64(len(ram)), k.l.bitmapBytes)], k.l.bitmap1)
+	// The last byte before the data, so that the maps and descriptors exist as zeros.
+	k.write([]byte{0}, k.l.data-1)
+	return k, k.err
+}
+
+func (k *KdumpWriter) write(p []byte, at int64) {
+	if k.err == nil && len(p) > 0 {
+		_, k.err = k.w.WriteAt(p, at)
+	}
+}
+
+// Batch takes pages; see Output.
+func (k *KdumpWriter) Batch(b *Batch) error {
+	data := b.Data
+	for i, d := range b.Descs {
+		if k.kept == k.max || uint64(d.Size) > uint64(len(data)) || b.PFNs[i] < k.bitsTo || b.PFNs[i] >= k.h.MaxPFN {
+			k.fail(fmt.Errorf("page %#x does not fit behind page %#x in this dump", b.PFNs[i], k.bitsTo))
+			break
+		}
+		offset := k.place(data[:d.Size])
+		data = data[d.Size:]
+		if d.Size == 0 {
+			d.Size = uint32(k.h.BlockSize)
+		}
+		k.describe(b.PFNs[i], offset, d)
+	}
+	return k.err
+}
+
+func (k *KdumpWriter) fail(err error) {
+	if k.err == nil {
+		k.err = err
+	}
+}
+
+// place buffers a page's data and gives its offset in the file.
+func (k *KdumpWriter) place(page []byte) int64 {
+	if len(page) == 0 {
+		if k.zero == 0 {
+			k.zero = k.place(make([]byte, k.h.BlockSize))
+		}
+		return k.zero
+	}
+	if len(k.data)+len(page) > cap(k.data) {
+		k.flushData()
+	}
+	k.data = append(k.data, page...)
+	return k.dataAt + int64(len(k.data)-len(page))
+}
+
+func (k *KdumpWriter) describe(pfn uint64, offset int64, d Desc) {
+	le := binary.LittleEndian
+	k.descs = le.AppendUint64(k.descs, uint64(offset))
+	k.descs = le.AppendUint32(k.descs, d.Size)
+	k.descs = le.AppendUint32(k.descs, d.Flags)
+	k.descs = le.AppendUint64(k.descs, d.PageFlags)
+	k.bits.Set(pfn)
+	k.kept++
+	k.bitsTo = pfn + 1
+	k.codecs |= Codec(d.Flags)
+	if len(k.descs) == cap(k.descs) {
+		k.flush()
+	}
+}
+
+func (k *KdumpWriter) flushData() {
+	k.write(k.data, k.dataAt)
+	k.dataAt += int64(len(k.data))
+	k.data = k.data[:0]
+}
+
+// flush brings the file up to the last page taken.
+func (k *KdumpWriter) flush() {
+	k.flushData()
+	k.write(k.descs, k.descAt)
+	k.descAt += int64(len(k.descs))
+	k.descs = k.descs[:0]
+	from, to := k.bitsFrom/8, (k.bitsTo+7)/8
+	if from < to {
+		k.write(k.bits[from:to], k.l.bitmap2+int64(from))
+		k.bitsFrom = k.bitsTo
+	}
+}
+
+// syncer is what an output may have besides WriteAt.
+type syncer interface{ Sync() error }
+
+// Finish writes the rest, makes it durable where the output can, and only then
+// marks the header complete.
+func (k *KdumpWriter) Finish() error {
+	k.flush()
+	if s, ok := k.w.(syncer); ok && k.err == nil {
+		k.err = s.Sync()
+	}
+	status := uint32(k.codecs)
+	if status == 0 {
+		status = uint32(k.h.Codec)
+	}
+	k.write(encodeHeader(&k.h, k.l, status), 0)
+	if k.err == nil {
+		k.err = errFinished
+		return nil
+	}
+	return k.err
+}
+
+// Error is a sentinel of this package.
+type Error string
+
+func (e Error) Error() string { return string(e) }
+
+const errFinished Error = "the dump is finished"
