@@ -1,0 +1,290 @@
+package memmap
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/ukdump/ukdump/pkg/kdumpfile"
+	"github.com/ukdump/ukdump/pkg/vmcore"
+)
+
+// Options says how to classify. The zero value keeps everything.
+type Options struct {
+	Level   Level
+	Workers int // 0: one per online CPU
+}
+
+// Map is what is known of every page frame of a core.
+type Map struct {
+	Ram    kdumpfile.Bitmap   // page is RAM, inside a PT_LOAD
+	Keep   kdumpfile.Bitmap   // page is RAM and Level keeps its class
+	MaxPFN vmcore.PFN         // number of bits in both
+	Level  Level              // what Keep was made for; weaker than asked where Notes says so
+	Counts [NumClasses]uint64 // pages of RAM by class
+	Notes  []string           // what could not be read or believed, one line each, bounded
+}
+
+// maxNotes bounds Map.Notes: a mem_map destroyed by the crash must not fill
+// memory with complaints about it.
+const maxNotes = 32
+
+// chunkPages is how many struct pages a worker holds at a time: 64 KiB of them.
+const chunkPages = 1024
+
+// Classify reads the struct page of every page frame of RAM once. It fails only
+// if ctx ends or VMCOREINFO lacks what is needed (the error names the keys): a
+// page, or a section, that cannot be read is kept and counted as [Unknown].
+func Classify(ctx context.Context, core *vmcore.Core, o Options) (*Map, error) {
+	m := Everything(core)
+	m.Level = o.Level
+	if !o.Level.Filters() {
+		return m, nil
+	}
+	layout, err := newPageReader(core.Info(), core.ByteOrder())
+	if err != nil {
+		return nil, err
+	}
+	model, err := newMemModel(core)
+	if err != nil {
+		return nil, err
+	}
+	m.Counts = [NumClasses]uint64{}
+	workers := o.Workers
+	if workers <= 0 {
+		workers = runtime.GOMAXPROCS(0)
+	}
+	s := &scan{m: m, core: core, model: model, layout: layout}
+	s.next.Store(uint64(m.firstPFN(core) >> model.sectionBits))
+	var wg sync.WaitGroup
+	for range workers {
+		wg.Go(func() { s.work(ctx) })
+	}
+	wg.Wait()
+	return m, ctx.Err()
+}
+
+// Everything is the map of a core of which all RAM is kept, unclassified.
+func Everything(core *vmcore.Core) *Map {
+	m := &Map{MaxPFN: core.MaxPFN()}
+	m.Ram = kdumpfile.NewBitmap(uint64(m.MaxPFN))
+	for _, r := range core.Ranges() {
+		m.Ram.SetRange(uint64(r.Start), uint64(r.End))
+	}
+	m.Keep = slices.Clone(m.Ram)
+	m.Counts[Kernel] = m.Ram.Count()
+	return m
+}
+
+func (m *Map) firstPFN(core *vmcore.Core) vmcore.PFN {
+	if r := core.Ranges(); len(r) > 0 {
+		return r[0].Start
+	}
+	return 0
+}
+
+// scan hands out sections to workers. A section is at least 4096 bytes of
+// bitmap on every architecture but never shares one with another, so workers
+// write to disjoint bytes.
+type scan struct {
+	m      *Map
+	core   *vmcore.Core
+	model  *memModel
+	layout *pageReader
+	next   atomic.Uint64 // section number
+
+	mu sync.Mutex // guards m.Counts and m.Notes
+}
+
+func (s *scan) work(ctx context.Context) {
+	w := newWorker(s)
+	defer w.close()
+	for ctx.Err() == nil {
+		nr := s.next.Add(1) - 1
+		pfn := vmcore.PFN(nr) << s.model.sectionBits
+		if pfn >= s.m.MaxPFN {
+			return
+		}
+		w.section(pfn)
+	}
+}
+
+func (s *scan) note(format string, a ...any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.m.Notes) < maxNotes {
+		s.m.Notes = append(s.m.Notes, fmt.Sprintf(format, a...))
+	}
+}
+
+// worker classifies one section at a time.
+type worker struct {
+	*scan
+	reader *vmcore.Reader
+	buf    []byte // chunkPages struct pages and the one after them
+	counts [NumClasses]uint64
+
+	head      uint64 // vaddr of the compound head that headClass belongs to
+	headClass Class
+	headBuf   []byte // two struct pages
+}
+
+func newWorker(s *scan) *worker {
+	size := s.layout.size
+	return &worker{scan: s, reader: s.core.NewReader(),
+		buf: make([]byte, (chunkPages+1)*size), headBuf: make([]byte, 2*size)}
+}
+
+func (w *worker) close() {
+	w.reader.Close()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for c, n := range w.counts {
+		w.m.Counts[c] += n
+	}
+}
+
+// section classifies the pages of the section that starts at pfn.
+func (w *worker) section(pfn vmcore.PFN) {
+	sec, err := w.model.section(pfn, w.layout.size)
+	sec.End = min(sec.End, w.m.MaxPFN)
+	if err != nil {
+		w.note("section at pfn %#x: %v", pfn, err)
+		w.set(sec.Start, sec.End, Unknown)
+		return
+	}
+	if sec.pages == 0 {
+		w.set(sec.Start, sec.End, NoStruct)
+		return
+	}
+	for at := sec.Start; at < sec.End; {
+		ram, ok := w.m.Ram.Next(uint64(at))
+		if !ok || vmcore.PFN(ram) >= sec.End {
+			return
+		}
+		at = w.chunk(sec, vmcore.PFN(ram))
+	}
+}
+
+// chunk classifies the pages that one read of struct pages covers, from start,
+// and returns the first pfn that it did not.
+func (w *worker) chunk(sec section, start vmcore.PFN) vmcore.PFN {
+	size := w.layout.size
+	n := min(uint64(sec.End-start), chunkPages)
+	vaddr := sec.pages + uint64(start-sec.Start)*size
+	buf := w.buf[:n*size]
+	if start+vmcore.PFN(n) < sec.End { // the next struct page belongs to this section too
+		buf = w.buf[:(n+1)*size]
+	}
+	if err := w.reader.ReadVirt(buf, vaddr); err != nil {
+		return w.unreadable(start, vaddr, n, err)
+	}
+	end := start + vmcore.PFN(n)
+	for pfn := start; pfn < end; {
+		pfn = w.page(buf[uint64(pfn-start)*size:], pfn, sec, vaddr+uint64(pfn-start)*size)
+	}
+	return max(end, start+1)
+}
+
+// unreadable deals with a chunk of which some struct page cannot be read: it
+// goes on in smaller chunks, down to what one page of memory holds.
+func (w *worker) unreadable(start vmcore.PFN, vaddr, n uint64, err error) vmcore.PFN {
+	size := w.layout.size
+	pageSize := uint64(1) << w.core.PageShift()
+	left := max((pageSize-vaddr%pageSize)/size, 1)
+	left = min(left, n)
+	end := start + vmcore.PFN(left)
+	buf := w.buf[:left*size]
+	if err2 := w.reader.ReadVirt(buf, vaddr); err2 != nil {
+		w.note("struct page of pfn %#x: %v", start, err)
+		w.set(start, end, Unknown)
+		return end
+	}
+	for pfn := start; pfn < end; {
+		at := uint64(pfn-start) * size
+		pfn = w.page(buf[at:], pfn, section{Range: vmcore.Range{Start: start, End: end}}, vaddr+at)
+	}
+	return end
+}
+
+// page classifies the page at pfn, whose struct page (at vaddr) begins buf, and
+// all that go with it; it returns the next pfn to look at.
+func (w *worker) page(buf []byte, pfn vmcore.PFN, sec section, vaddr uint64) vmcore.PFN {
+	l := w.layout
+	next := pfn + 1
+	if c := l.u64(buf, l.compound); c&1 != 0 {
+		if l.poisoned(buf) {
+			w.set(pfn, next, HWPoison)
+		} else {
+			w.set(pfn, next, w.tail(c, vaddr))
+		}
+		return next
+	}
+	class := l.classify(buf[:min(uint64(len(buf)), 2*l.size)])
+	if class == Free {
+		order := l.u64(buf, l.private)
+		if order >= l.orders || uint64(pfn)&(1<<order-1) != 0 {
+			w.note("pfn %#x: free block of order %d cannot be", pfn, order)
+			w.set(pfn, next, Unknown)
+			return next
+		}
+		next = min(pfn+1<<order, sec.End)
+	}
+	if l.u64(buf, l.flags)&l.head != 0 {
+		w.head, w.headClass = vaddr, class
+	}
+	if l.poisoned(buf) {
+		class, next = HWPoison, pfn+1
+	}
+	w.set(pfn, next, class)
+	return next
+}
+
+// tail gives the class of a tail page, which is its head's. The word is a
+// pointer to the head plus one, or since Linux 7.1 possibly a mask to find it.
+func (w *worker) tail(word, vaddr uint64) Class {
+	head := word &^ 1
+	if low := ^head; low&(low+1) == 0 && low < 1<<36 {
+		head = vaddr & head
+	}
+	if head == w.head {
+		return w.headClass
+	}
+	w.head, w.headClass = head, Unknown
+	if head >= vaddr || (vaddr-head)%w.layout.size != 0 {
+		w.note("struct page %#x: its compound head %#x cannot be", vaddr, head)
+		return Unknown
+	}
+	if err := w.reader.ReadVirt(w.headBuf, head); err != nil {
+		w.note("compound head %#x of struct page %#x: %v", head, vaddr, err)
+		return Unknown
+	}
+	if w.layout.u64(w.headBuf, w.layout.compound)&1 != 0 {
+		w.note("struct page %#x: its compound head %#x is itself a tail", vaddr, head)
+		return Unknown
+	}
+	w.headClass = w.layout.classify(w.headBuf)
+	if w.headClass == Free { // a free block is not compound
+		w.headClass = Unknown
+	}
+	return w.headClass
+}
+
+// set counts pages [start, end) as class c, and drops them if the level says so.
+// Pages that are not RAM do not count.
+func (w *worker) set(start, end vmcore.PFN, c Class) {
+	if end == start+1 {
+		if !w.m.Ram.Get(uint64(start)) {
+			return
+		}
+		w.counts[c]++
+	} else {
+		w.counts[c] += w.m.Ram.CountRange(uint64(start), uint64(end))
+	}
+	if w.m.Level.Excludes(c) {
+		w.m.Keep.ClearRange(uint64(start), uint64(end))
+	}
+}
