@@ -1,0 +1,71 @@
+package console
+
+import (
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+)
+
+func TestEveryActiveConsole(t *testing.T) {
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "active"), "tty0 ttyS0 gone/ttyS9\n")
+	write(t, filepath.Join(dir, "tty0"), "")
+	write(t, filepath.Join(dir, "ttyS0"), "")
+	s := Open(filepath.Join(dir, "active"), dir)
+	s.Line("one")
+	s.Line("two")
+	s.Close(time.Second)
+	for _, name := range []string{"tty0", "ttyS0"} {
+		if b, _ := os.ReadFile(filepath.Join(dir, name)); string(b) != "one\r\ntwo\r\n" {
+			t.Errorf("%s got %q", name, b)
+		}
+	}
+}
+
+func TestFallsBackToDevConsole(t *testing.T) {
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "console"), "")
+	s := Open(filepath.Join(dir, "active"), dir)
+	s.Line("x")
+	s.Close(time.Second)
+	if b, _ := os.ReadFile(filepath.Join(dir, "console")); string(b) != "x\r\n" {
+		t.Errorf("console got %q", b)
+	}
+}
+
+// A console that nobody reads must not hold up the capture.
+func TestStuckConsoleDoesNotBlock(t *testing.T) {
+	dir := t.TempDir()
+	fifo := filepath.Join(dir, "console")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	keep, err := os.OpenFile(fifo, os.O_RDWR, 0) // so that opening for write does not wait
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer keep.Close()
+	s := Open(filepath.Join(dir, "none"), dir)
+	done := make(chan struct{})
+	go func() {
+		for range 100000 {
+			s.Line("a line that fills the pipe at last")
+		}
+		s.Close(50 * time.Millisecond)
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(10 * time.Second):
+		t.Fatal("a console without a reader blocked the writer")
+	}
+}
+
+func write(t *testing.T, path, s string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(s), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
