@@ -3,6 +3,7 @@ package blockdev
 import (
 	"fmt"
 	"path"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 )
@@ -108,10 +109,9 @@ func unescapeUdev(s string) string {
 	}
 	var b strings.Builder
 	for i := 0; i < len(s); i++ {
-		var c byte
 		if strings.HasPrefix(s[i:], `\x`) && len(s) >= i+4 {
-			if _, err := fmt.Sscanf(s[i+2:i+4], "%02x", &c); err == nil {
-				b.WriteByte(c)
+			if c, err := strconv.ParseUint(s[i+2:i+4], 16, 8); err == nil {
+				b.WriteByte(byte(c))
 				i += 3
 				continue
 			}
