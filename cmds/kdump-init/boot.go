@@ -1,0 +1,251 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ukdump/ukdump/internal/cmdline"
+	"github.com/ukdump/ukdump/internal/console"
+	"github.com/ukdump/ukdump/internal/kmsg"
+	"github.com/ukdump/ukdump/internal/modules"
+	"github.com/ukdump/ukdump/pkg/config"
+	"github.com/ukdump/ukdump/pkg/vmcore"
+)
+
+// capture is the state of PID 1. A step that outlived its deadline may still
+// touch it; nothing that steps after it need is written by more than one step.
+type capture struct {
+	start      time.Time
+	consoles   *console.Set
+	kmsg       *kmsg.Writer
+	cmdline    string
+	elfcorehdr string
+	cfg        config.Config
+	deadline   *time.Timer // of everything; fires finish
+	ended      sync.Once
+
+	saved string // what the last good attempt left; for the closing line
+}
+
+// step is one thing to do before or while saving.
+type step struct {
+	name     string
+	timeout  time.Duration // 0: it bounds itself
+	required bool          // nothing after it makes sense without it
+	run      func() error
+}
+
+// boot is the life of PID 1. It does not return to the kernel.
+func boot() {
+	c := &capture{start: time.Now(), cfg: config.Default()}
+	defer c.finish(false, "init ended")
+	defer func() {
+		if r := recover(); r != nil {
+			c.finish(false, fmt.Sprintf("init panicked: %v", r))
+		}
+	}()
+	c.deadline = time.AfterFunc(c.cfg.Timeout, func() { c.finish(false, "the time allowed for the whole capture is over") })
+	for _, s := range []step{
+		{"mount kernel filesystems", 10 * time.Second, false, c.mountKernel},
+		{"open consoles", 5 * time.Second, false, c.openLog},
+		{"look for a crash", 10 * time.Second, true, c.findCrash},
+		{"read configuration", 10 * time.Second, false, c.readConfig},
+		{"load modules", modulesTimeout + 10*time.Second, false, c.loadModules},
+		{"save the crash", 0, true, c.attempts},
+	} {
+		if err := c.do(s); err != nil {
+			c.logf("%s: %v", s.name, err)
+			if s.required {
+				c.finish(false, s.name+": "+err.Error())
+			}
+		}
+	}
+	c.finish(true, c.saved)
+}
+
+// do runs a step under its deadline. A step that does not come back, in a
+// system call that hangs, is left behind.
+func (c *capture) do(s step) error {
+	done := make(chan error, 1)
+	go func() {
+		defer func() {
+			if r := recover(); r != nil {
+				done <- fmt.Errorf("panic: %v", r)
+			}
+		}()
+		done <- s.run()
+	}()
+	if s.timeout == 0 {
+		return <-done
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(s.timeout):
+		return fmt.Errorf("not done after %s, going on without", s.timeout)
+	}
+}
+
+func (c *capture) logf(format string, a ...any) {
+	line := fmt.Sprintf(format, a...)
+	if c.kmsg != nil {
+		c.kmsg.Line(line)
+	}
+	c.show("kdump-init: " + line)
+}
+
+// show puts a line on the consoles, with the seconds since this kernel began.
+func (c *capture) show(line string) {
+	if c.consoles == nil {
+		fmt.Fprintln(os.Stderr, line)
+		return
+	}
+	c.consoles.Line(fmt.Sprintf("[%8.3f] %s", uptime(), line))
+}
+
+// uptime is the clock of the kernel's log.
+func uptime() float64 {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
+		return 0
+	}
+	return float64(ts.Sec) + float64(ts.Nsec)/1e9
+}
+
+func (c *capture) mountKernel() error {
+	var errs []error
+	for _, m := range []struct{ fs, dir string }{{"proc", "/proc"}, {"sysfs", "/sys"}, {"devtmpfs", "/dev"}} {
+		if err := os.MkdirAll(m.dir, 0o755); err != nil {
+			errs = append(errs, err)
+		}
+		// EBUSY: it is there already, as devtmpfs is with CONFIG_DEVTMPFS_MOUNT.
+		if err := unix.Mount(m.fs, m.dir, m.fs, unix.MS_NOSUID, ""); err != nil && err != unix.EBUSY {
+			errs = append(errs, fmt.Errorf("mount %s: %w", m.dir, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (c *capture) openLog() (err error) {
+	c.consoles = console.Open("/sys/class/tty/console/active", "/dev")
+	c.kmsg, err = kmsg.Open("kdump-init: ", kmsg.Debug)
+	return err
+}
+
+// findCrash makes sure that this kernel was started by a crash: only then does
+// its command line carry the address of the crashed kernel's ELF headers.
+func (c *capture) findCrash() error {
+	b, err := os.ReadFile("/proc/cmdline")
+	if err != nil {
+		return err
+	}
+	c.cmdline = strings.TrimSpace(string(b))
+	for _, w := range cmdline.Words(c.cmdline) {
+		if w.Key == "elfcorehdr" {
+			c.elfcorehdr = w.Value
+		}
+	}
+	if c.elfcorehdr == "" {
+		return errors.New("no elfcorehdr= on the command line: this is not a crash boot, there is nothing to save")
+	}
+	h, err := vmcore.ParseElfcorehdr(c.elfcorehdr)
+	if err != nil {
+		c.elfcorehdr = "" // /proc/vmcore may be right all the same
+		c.logf("%v", err)
+		return nil
+	}
+	c.logf("a kernel crashed; its ELF headers are at %#x, %d bytes", h.Addr, h.Size)
+	return nil
+}
+
+// readConfig never costs the crash: what is wrong is said, what is right counts.
+func (c *capture) readConfig() error {
+	cfg, problems, err := loadConfig(configPath, c.cmdline)
+	c.cfg = cfg
+	c.deadline.Reset(max(cfg.Timeout-time.Since(c.start), time.Minute))
+	for _, p := range problems {
+		c.logf("warning: %v", p)
+	}
+	if len(cfg.Targets) == 0 {
+		c.logf("warning: no target is configured, the kernel log goes to the console")
+	}
+	return err
+}
+
+// modulesTimeout is for all modules together, moduleTimeout for each: a driver
+// may look for its hardware before it returns.
+const (
+	modulesTimeout = 2 * time.Minute
+	moduleTimeout  = 30 * time.Second
+)
+
+func (c *capture) loadModules() error {
+	f, err := os.Open(modules.ListPath)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil // an image for a kernel that has everything built in
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	list, err := modules.ReadList(f)
+	if err != nil {
+		c.logf("%v", err) // what could be read of it counts
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), modulesTimeout)
+	defer cancel()
+	loaded := 0
+	for _, r := range modules.Load(ctx, list, modules.Options{PerModule: moduleTimeout, Cmdline: c.cmdline}) {
+		switch {
+		case r.Err == nil:
+			loaded++
+		case !r.Absent:
+			c.logf("warning: %v", r.Err)
+		}
+	}
+	c.logf("%d of %d modules loaded", loaded, len(list))
+	return nil
+}
+
+// attempts runs the plan until a target has the whole crash.
+func (c *capture) attempts() error {
+	best := exitNothing
+	for _, a := range plan(c.cfg, c.elfcorehdr) {
+		target := a.argv[len(a.argv)-1]
+		if target == "-" && best == exitLogOnly {
+			break // the log is safe on a target already
+		}
+		c.logf("run %s", a)
+		status, err := c.child(a)
+		switch {
+		case err != nil:
+			c.logf("savecore: %v", err)
+		case status == exitSaved && target == "-":
+			return errors.New("no target could be used, the kernel log is above")
+		case status == exitSaved:
+			c.saved = "crash saved on " + target
+			return nil
+		case status == exitLogOnly:
+			best = status
+			c.saved = "only the kernel log saved on " + target
+		}
+	}
+	if best == exitLogOnly {
+		return errors.New(c.saved)
+	}
+	return errors.New("nothing could be saved")
+}
+
+// Exit statuses of savecore.
+const (
+	exitSaved   = 0
+	exitNothing = 1
+	exitLogOnly = 3
+)

@@ -1,0 +1,73 @@
+package main
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/ukdump/ukdump/pkg/config"
+)
+
+// savecorePath is where gobusybox puts the command.
+const savecorePath = "/bbin/savecore"
+
+// mountDir is where an attempt mounts a disk.
+const mountDir = "/mnt"
+
+// attempt is one run of savecore. Its argv can be pasted into a shell.
+type attempt struct {
+	argv    []string
+	timeout time.Duration
+}
+
+func (a attempt) String() string {
+	words := make([]string, len(a.argv))
+	for i, w := range a.argv {
+		words[i] = quote(w)
+	}
+	return strings.Join(words, " ")
+}
+
+// plan lists the attempts in order: each target of the configuration, and at
+// last the console, which can always take the kernel log.
+func plan(cfg config.Config, elfcorehdr string) []attempt {
+	var list []attempt
+	common := []string{savecorePath, "-kmsg"}
+	if elfcorehdr != "" {
+		common = append(common, "-elfcorehdr", elfcorehdr)
+	}
+	compress := cfg.Compress
+	if cfg.CompressLevel != 0 {
+		compress += ":" + strconv.Itoa(cfg.CompressLevel)
+	}
+	for _, target := range cfg.Targets {
+		argv := append(common[:len(common):len(common)],
+			"-level", strconv.Itoa(cfg.Level), "-compress", compress, "-format", cfg.Format,
+			"-reserve", config.FormatSize(cfg.Reserve), "-keep", strconv.Itoa(cfg.Keep), "-workers", strconv.Itoa(cfg.Workers),
+			"-target-timeout", targetTimeout(cfg, target).String(), "-mount", mountDir, target)
+		list = append(list, attempt{argv: argv, timeout: cfg.AttemptTimeout})
+	}
+	return append(list, attempt{argv: append(common[:len(common):len(common)], "-"), timeout: consoleTimeout})
+}
+
+// consoleTimeout bounds the last resort: a serial line at 9600 baud takes two
+// minutes for a log of 128 KiB.
+const consoleTimeout = 3 * time.Minute
+
+// targetTimeout is how long a target may take to appear.
+func targetTimeout(cfg config.Config, target string) time.Duration {
+	if strings.HasPrefix(target, "disk:") || strings.HasPrefix(target, "raw:") || strings.HasPrefix(target, "file:") {
+		return cfg.DeviceTimeout
+	}
+	return cfg.NetTimeout
+}
+
+// quote makes one word of s for a shell.
+func quote(s string) string {
+	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./:=@%+,"
+	if s != "" && strings.Trim(s, plain) == "" {
+		return s
+	}
+	return fmt.Sprintf("'%s'", strings.ReplaceAll(s, "'", `'\''`))
+}

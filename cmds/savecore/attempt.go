@@ -1,0 +1,261 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/ukdump/ukdump/pkg/dump"
+	"github.com/ukdump/ukdump/pkg/memmap"
+	"github.com/ukdump/ukdump/pkg/targets"
+	"github.com/ukdump/ukdump/pkg/triage"
+	"github.com/ukdump/ukdump/pkg/vmcore"
+)
+
+// attempt is one core on its way to one target.
+type attempt struct {
+	o   options
+	log *logger
+	out io.Writer
+
+	core   *vmcore.Core
+	uname  triage.Uname
+	target targets.Target
+	dir    string // of this crash, on the target
+	sums   sums
+}
+
+func newAttempt(o options, log *logger, out io.Writer) *attempt {
+	return &attempt{o: o, log: log, out: out}
+}
+
+// run saves in the order of worth: the kernel log, then the core, then how it
+// went. What fails does not touch what was saved before it.
+func (a *attempt) run(ctx context.Context) int {
+	if err := a.openCore(); err != nil {
+		a.log.printf("no core: %v", err)
+		return exitNothing
+	}
+	defer a.core.Close()
+	if a.o.target == "-" {
+		return a.printLog()
+	}
+	if err := a.openTarget(ctx); err != nil {
+		a.log.printf("target: %v", err)
+		return exitNothing
+	}
+	status := a.save(ctx)
+	if err := a.target.Close(); err != nil {
+		a.log.printf("close target: %v", err)
+		if status == exitSaved {
+			return exitLogOnly
+		}
+	}
+	return status
+}
+
+func (a *attempt) save(ctx context.Context) int {
+	logErr := a.saveLog(ctx)
+	if logErr != nil {
+		a.log.printf("kernel log not saved: %v", logErr)
+	}
+	coreErr := a.saveCore(ctx)
+	if coreErr != nil {
+		a.log.printf("core not saved: %v", coreErr)
+	}
+	if err := a.saveCaptureLog(ctx); err != nil {
+		a.log.printf("capture.log not saved: %v", err)
+	}
+	if err := a.sums.save(ctx, a); err != nil {
+		a.log.printf("SHA256SUMS not saved: %v", err)
+		coreErr = errors.Join(coreErr, err)
+	}
+	switch {
+	case coreErr == nil:
+		a.prune(ctx)
+		a.log.printf("saved %s on %s", a.dir, targets.Redacted(a.o.target))
+		return exitSaved
+	case logErr == nil:
+		a.log.printf("saved only the kernel log in %s on %s", a.dir, targets.Redacted(a.o.target))
+		return exitLogOnly
+	}
+	return exitNothing
+}
+
+// openCore opens the core, or old memory itself where the kernel offers none.
+func (a *attempt) openCore() (err error) {
+	st, statErr := os.Stat(a.o.core)
+	if statErr == nil && (st.Size() > 0 || !st.Mode().IsRegular()) {
+		a.core, err = vmcore.Open(a.o.core)
+		if err == nil {
+			a.describe(a.o.core)
+			return nil
+		}
+	} else if err = statErr; err == nil {
+		err = fmt.Errorf("%s is empty", a.o.core)
+	}
+	if a.o.elfcorehdr == "" {
+		return err
+	}
+	a.log.printf("%v; reading old memory through %s", err, a.o.devmem)
+	header, err := vmcore.ParseElfcorehdr(a.o.elfcorehdr)
+	if err != nil {
+		return err
+	}
+	if a.core, err = vmcore.OpenOldMem(a.o.devmem, header); err != nil {
+		return err
+	}
+	a.describe(a.o.devmem)
+	return nil
+}
+
+func (a *attempt) describe(path string) {
+	var err error
+	if a.uname, err = triage.ReadUname(a.core); err != nil {
+		a.log.printf("%v", err)
+	}
+	var pages uint64
+	for _, r := range a.core.Ranges() {
+		pages += uint64(r.End - r.Start)
+	}
+	a.log.printf("core %s: Linux %s on %s, %s of memory", path, a.uname.Release, a.uname.Machine, mib(pages<<a.core.PageShift()))
+	for _, s := range a.core.Skipped() {
+		a.log.printf("core header: %s", s)
+	}
+}
+
+func (a *attempt) printLog() int {
+	if _, err := triage.Log(a.core, a.out); err != nil {
+		a.log.printf("%v", err)
+		return exitNothing
+	}
+	return exitSaved
+}
+
+func (a *attempt) openTarget(ctx context.Context) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, a.o.targetTimeout)
+	defer cancel()
+	start := time.Now()
+	a.target, err = targets.Open(ctx, a.o.target, targets.Options{Log: a.log.printf, MountDir: a.o.mountDir})
+	if err != nil {
+		return err
+	}
+	a.log.printf("target %s ready after %.1f s", targets.Redacted(a.o.target), time.Since(start).Seconds())
+	a.dir = directoryName(a.core, a.uname)
+	return nil
+}
+
+// saveLog writes vmcore-dmesg.txt. It is safe on the target before the core is begun.
+func (a *attempt) saveLog(ctx context.Context) error {
+	var records int
+	size, err := a.writeFile(ctx, "vmcore-dmesg.txt", func(w io.Writer) (err error) {
+		records, err = triage.Log(a.core, w)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	a.log.printf("saved vmcore-dmesg.txt: %d records, %s", records, mib(uint64(size)))
+	return nil
+}
+
+func (a *attempt) saveCaptureLog(ctx context.Context) error {
+	_, err := a.writeFile(ctx, "capture.log", a.log.save)
+	return err
+}
+
+// writeFile writes one small file of the dump directory and commits it.
+func (a *attempt) writeFile(ctx context.Context, name string, write func(io.Writer) error) (int64, error) {
+	f, err := a.target.Create(ctx, a.dir+"/"+name)
+	if err != nil {
+		return 0, err
+	}
+	sum := newSum(name, f)
+	if err := write(sum); err != nil {
+		f.Close() // leaves NAME-incomplete
+		return 0, err
+	}
+	if err := f.Commit(); err != nil {
+		return 0, err
+	}
+	a.sums.add(sum)
+	return f.Size(), nil
+}
+
+// saveCore writes vmcore, at a stricter level if it does not fit at the one
+// asked for.
+func (a *attempt) saveCore(ctx context.Context) error {
+	level := a.o.level
+	for {
+		err := a.saveCoreAt(ctx, &level)
+		if err == nil || !errors.Is(err, targets.ErrNoSpace) || level == memmap.LevelMax || level < a.o.level {
+			return err
+		}
+		a.log.printf("degraded: dump level %d does not fit (%v); trying level %d", level, err, memmap.LevelMax)
+		level = memmap.LevelMax
+	}
+}
+
+// saveCoreAt makes one try. It sets level to the one really used, which is
+// weaker if the kernel's own page array cannot be read or believed.
+func (a *attempt) saveCoreAt(ctx context.Context, level *memmap.Level) error {
+	start := time.Now()
+	m := a.classify(ctx, *level)
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	*level = m.Level
+	a.log.printf("classified %d pages in %.1f s: level %d keeps %d", m.Ram.Count(), time.Since(start).Seconds(), m.Level, m.Keep.Count())
+	a.log.printf("pages: %s", countsLine(m))
+	codec, codecLevel, err := parseCompress(a.o.compress)
+	if err != nil {
+		return err
+	}
+	do := dump.Options{Codec: codec, Level: codecLevel, Workers: a.o.workers}
+	if err := a.checkSpace(ctx, m, do); err != nil {
+		return err
+	}
+	return a.writeCore(ctx, m, do)
+}
+
+// classify makes the map for level; where the kernel's data does not allow it,
+// for the weaker level that always works.
+func (a *attempt) classify(ctx context.Context, level memmap.Level) *memmap.Map {
+	m, err := memmap.Classify(ctx, a.core, memmap.Options{Level: level, Workers: a.o.workers})
+	if err == nil {
+		for _, n := range m.Notes {
+			a.log.printf("memory map: %s", n)
+		}
+		if err = memmap.SelfCheck(a.core, m); err == nil || !level.Filters() {
+			return m
+		}
+	}
+	a.log.printf("degraded: dump level %d cannot be had, every page is kept: %v", level, err)
+	m = memmap.Everything(a.core)
+	m.Level = memmap.Weaker(level)
+	return m
+}
+
+// checkSpace refuses a dump that would leave less than reserve free.
+func (a *attempt) checkSpace(ctx context.Context, m *memmap.Map, o dump.Options) error {
+	free, err := a.target.Space(ctx)
+	if errors.Is(err, targets.ErrSpaceUnknown) {
+		a.log.printf("free space on the target is not known")
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	need, err := dump.Estimate(a.core, m, o)
+	if err != nil {
+		return err
+	}
+	a.log.printf("estimate %s, free %s, reserve %s", mib(need), mib(free), mib(a.o.reserve))
+	if need+a.o.reserve > free {
+		return fmt.Errorf("about %s needed, %s free and %s of it reserved: %w", mib(need), mib(free), mib(a.o.reserve), targets.ErrNoSpace)
+	}
+	return nil
+}

@@ -1,0 +1,187 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/ukdump/ukdump/pkg/dump"
+	"github.com/ukdump/ukdump/pkg/kdumpfile"
+	"github.com/ukdump/ukdump/pkg/memmap"
+	"github.com/ukdump/ukdump/pkg/targets"
+)
+
+// writeCore writes vmcore. After an error vmcore-incomplete stays on the
+// target, its header marked so; but if space ran out it is removed, as it would
+// stand in the way of everything after it.
+func (a *attempt) writeCore(ctx context.Context, m *memmap.Map, o dump.Options) error {
+	name := a.dir + "/vmcore"
+	f, err := a.target.Create(ctx, name)
+	if err != nil {
+		return err
+	}
+	guard := &spaceGuard{ctx: ctx, target: a.target, reserve: a.o.reserve}
+	stats, err := a.dumpTo(ctx, f, guard, m, o)
+	if err != nil {
+		f.Close()
+		if errors.Is(err, targets.ErrNoSpace) {
+			err = errors.Join(err, a.target.Remove(ctx, targets.IncompleteName(name)))
+		}
+		return err
+	}
+	start := time.Now()
+	sum, err := sumFile("vmcore", f)
+	if err != nil {
+		f.Close()
+		return fmt.Errorf("read back vmcore: %w", err)
+	}
+	if err := f.Commit(); err != nil {
+		return err
+	}
+	a.sums.add(sum)
+	a.log.printf("saved vmcore: %s, %d pages (%d zero left out), checksum and sync %.1f s", mib(uint64(f.Size())), stats.Written, stats.Zero, time.Since(start).Seconds())
+	if stats.Unreadable > 0 {
+		a.log.printf("%d pages could not be read and are left out, the first: %v", stats.Unreadable, stats.Errors[0])
+	}
+	return nil
+}
+
+func (a *attempt) dumpTo(ctx context.Context, f targets.File, guard *spaceGuard, m *memmap.Map, o dump.Options) (dump.Stats, error) {
+	out, finish, err := a.output(f, m)
+	if err != nil {
+		return dump.Stats{}, err
+	}
+	p := newProgress(a.log, a.o.progress, 1<<a.core.PageShift())
+	o.Progress = func(at dump.Progress) { p.at(at); guard.at(at.Written) }
+	ctx, guard.cancel = context.WithCancelCause(ctx)
+	defer guard.cancel(nil)
+	stats, err := dump.Write(ctx, a.core, m, out, o)
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		err = cause
+	}
+	if err == nil {
+		err = finish()
+	}
+	p.done(stats)
+	return stats, err
+}
+
+// output makes the writer for the format asked for; flattened where the target
+// cannot write at an offset.
+func (a *attempt) output(f targets.File, m *memmap.Map) (out kdumpfile.Output, finish func() error, err error) {
+	noop := func() error { return nil }
+	at, ok := f.(io.WriterAt)
+	if a.o.format == "flat" || !ok {
+		flat := kdumpfile.NewFlattener(f)
+		at, finish = flat, flat.Close
+	} else {
+		finish = noop
+	}
+	w, err := kdumpfile.NewKdumpWriter(at, a.header(m), m.Ram, m.Keep.Count())
+	return w, finish, err
+}
+
+func (a *attempt) header(m *memmap.Map) kdumpfile.Header {
+	u := a.uname
+	off, size := a.core.VMCoreInfoNote()
+	return kdumpfile.Header{
+		Sysname: u.Sysname, Nodename: u.Nodename, Release: u.Release, Version: u.Version, Machine: u.Machine, Domainname: u.Domainname,
+		Time: crashTime(a.core), BlockSize: 1 << a.core.PageShift(), MaxPFN: uint64(m.MaxPFN), NumCPUs: a.core.NumCPUs(),
+		DumpLevel: int(m.Level), PhysBase: a.core.PhysBase(), Notes: a.core.Notes(), VMCoreInfoOff: off, VMCoreInfoSize: size,
+	}
+}
+
+// parseCompress takes "zstd", "zstd:3", ...
+func parseCompress(s string) (kdumpfile.Codec, int, error) {
+	name, level, given := strings.Cut(s, ":")
+	codec, err := kdumpfile.ParseCodec(name)
+	if err != nil || !given {
+		return codec, 0, err
+	}
+	n, err := strconv.Atoi(level)
+	if err != nil {
+		return codec, 0, fmt.Errorf("compress %s: the level after the colon is not a number", s)
+	}
+	return codec, n, nil
+}
+
+// guardStep is how much may be written between two looks at the free space.
+const guardStep = 32 << 20
+
+// spaceGuard stops a dump whose estimate was wrong before it eats the reserve.
+type spaceGuard struct {
+	ctx     context.Context
+	target  targets.Target
+	reserve uint64
+	next    uint64
+	cancel  context.CancelCauseFunc
+}
+
+func (g *spaceGuard) at(written uint64) {
+	if written < g.next {
+		return
+	}
+	g.next = written + guardStep
+	free, err := g.target.Space(g.ctx)
+	if err == nil && free < g.reserve {
+		g.cancel(fmt.Errorf("%s free after %s, and %s are reserved: %w", mib(free), mib(written), mib(g.reserve), targets.ErrNoSpace))
+	}
+}
+
+// progress prints percent, speed and time left every interval.
+type progress struct {
+	log        *logger
+	interval   time.Duration
+	pageSize   uint64
+	start, due time.Time
+}
+
+func newProgress(log *logger, interval time.Duration, pageSize uint64) *progress {
+	now := time.Now()
+	return &progress{log: log, interval: interval, pageSize: pageSize, start: now, due: now.Add(interval)}
+}
+
+func (p *progress) at(d dump.Progress) {
+	now := time.Now()
+	if p.interval <= 0 || now.Before(p.due) || d.Done == 0 {
+		return
+	}
+	p.due = now.Add(p.interval)
+	took := now.Sub(p.start).Seconds()
+	rate := float64(d.Done) / took // pages a second
+	left := float64(d.Total-d.Done) / rate
+	p.log.printf("core %3d%%  %s of %s  %.0f MB/s  %.0f s left", 100*d.Done/d.Total,
+		mib(d.Done*p.pageSize), mib(d.Total*p.pageSize), rate*float64(p.pageSize)/1e6, left)
+}
+
+func (p *progress) done(s dump.Stats) {
+	took := time.Since(p.start).Seconds()
+	pages := s.Written + s.Zero + s.Unreadable
+	p.log.printf("core: %s read, %s compressed, %.1f s, %.0f MB/s", mib(pages*p.pageSize), mib(s.Bytes), took, float64(pages*p.pageSize)/1e6/took)
+}
+
+// mib prints bytes for people.
+func mib(n uint64) string {
+	switch {
+	case n >= 10<<30:
+		return fmt.Sprintf("%.1f GiB", float64(n)/(1<<30))
+	case n >= 1<<20:
+		return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20))
+	}
+	return fmt.Sprintf("%.1f KiB", float64(n)/(1<<10))
+}
+
+// countsLine lists the classes that occur, as "kernel 1234, free 99".
+func countsLine(m *memmap.Map) string {
+	var parts []string
+	for c := range memmap.NumClasses {
+		if n := m.Counts[c]; n > 0 {
+			parts = append(parts, fmt.Sprintf("%s %d", c, n))
+		}
+	}
+	return strings.Join(parts, ", ")
+}

@@ -1,0 +1,151 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"hash"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/ukdump/ukdump/pkg/targets"
+	"github.com/ukdump/ukdump/pkg/triage"
+	"github.com/ukdump/ukdump/pkg/vmcore"
+)
+
+// timeForm is the time of the crash in a directory's name: UTC, no character
+// that a file system or a shell minds.
+const timeForm = "20060102T150405Z"
+
+// directoryName is HOST-YYYYMMDDTHHMMSSZ-XXXX. XXXX is from the running boot, so
+// that two crashes with the same wrong clock do not collide.
+func directoryName(core *vmcore.Core, u triage.Uname) string {
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil || len(boot) < 4 {
+		boot = fmt.Appendf(nil, "%04x", os.Getpid()&0xffff)
+	}
+	return hostName(u.Nodename) + "-" + crashTime(core).UTC().Format(timeForm) + "-" + string(boot[:4])
+}
+
+// crashTime is when the kernel crashed by its own clock, or now.
+func crashTime(core *vmcore.Core) time.Time {
+	if t, ok := core.Info().CrashTime(); ok {
+		return t
+	}
+	return time.Now()
+}
+
+// hostName makes a node name fit for a directory: letters, digits, dots, dashes.
+func hostName(node string) string {
+	name := strings.Map(func(r rune) rune {
+		switch {
+		case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9', r == '-', r == '.':
+			return r
+		}
+		return -1
+	}, node)
+	if name = strings.Trim(name, ".-"); name == "" || node == "(none)" {
+		return "localhost"
+	}
+	return name
+}
+
+// isDumpDirectory tells a directory that savecore made from others on the same
+// target, which retention must never touch.
+func isDumpDirectory(name string) bool {
+	parts := strings.Split(name, "-")
+	if len(parts) < 3 || len(parts[len(parts)-1]) != 4 {
+		return false
+	}
+	_, err := time.Parse(timeForm, parts[len(parts)-2])
+	return err == nil
+}
+
+// crashOrder sorts directory names by time of crash.
+func crashOrder(a, b string) int {
+	key := func(s string) string { parts := strings.Split(s, "-"); return strings.Join(parts[len(parts)-2:], "-") }
+	return strings.Compare(key(a), key(b))
+}
+
+// prune removes the oldest complete dumps beyond keep. It runs only after a
+// success, and the new dump is never among those it removes.
+func (a *attempt) prune(ctx context.Context) {
+	if a.o.keep == 0 {
+		return
+	}
+	entries, err := a.target.List(ctx, "")
+	if err != nil {
+		a.log.printf("retention: %v", err)
+		return
+	}
+	var complete []string
+	for _, e := range entries {
+		if e.Dir && e.Name != a.dir && isDumpDirectory(e.Name) && a.isComplete(ctx, e.Name) {
+			complete = append(complete, e.Name)
+		}
+	}
+	slices.SortFunc(complete, crashOrder)
+	for i := 0; i+a.o.keep-1 < len(complete); i++ {
+		if err := a.target.Remove(ctx, complete[i]); err != nil {
+			a.log.printf("retention: %v", err)
+			return
+		}
+		a.log.printf("retention: removed %s, %d dumps are kept", complete[i], a.o.keep)
+	}
+}
+
+// isComplete says whether a dump directory holds a core that was committed.
+func (a *attempt) isComplete(ctx context.Context, dir string) bool {
+	entries, err := a.target.List(ctx, dir)
+	return err == nil && slices.ContainsFunc(entries, func(e targets.Entry) bool { return e.Name == "vmcore" })
+}
+
+// sum is the SHA-256 of a file as it is written.
+type sum struct {
+	name string
+	w    io.Writer
+	hash hash.Hash
+}
+
+func newSum(name string, w io.Writer) *sum { return &sum{name: name, w: w, hash: sha256.New()} }
+
+func (s *sum) Write(p []byte) (int, error) {
+	n, err := s.w.Write(p)
+	s.hash.Write(p[:n])
+	return n, err
+}
+
+// sumFile reads a file back, since a core is not written in the order of its bytes.
+func sumFile(name string, f targets.File) (*sum, error) {
+	s := newSum(name, io.Discard)
+	r, ok := f.(io.ReaderAt)
+	if !ok {
+		return nil, fmt.Errorf("%s cannot be read back on this target", name)
+	}
+	_, err := io.CopyBuffer(struct{ io.Writer }{s}, struct{ io.Reader }{io.NewSectionReader(r, 0, f.Size())}, make([]byte, 256<<10))
+	return s, err
+}
+
+// sums becomes SHA256SUMS, in the form that sha256sum -c reads.
+type sums []*sum
+
+func (s *sums) add(one *sum) { *s = append(*s, one) }
+
+func (s sums) save(ctx context.Context, a *attempt) error {
+	if len(s) == 0 {
+		return nil
+	}
+	_, err := a.writeFile(ctx, "SHA256SUMS", func(w io.Writer) error {
+		for _, one := range s {
+			if _, err := fmt.Fprintf(w, "%s  %s\n", hex.EncodeToString(one.hash.Sum(nil)), one.name); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return err
+}
