@@ -143,7 +143,7 @@ func TestAttemptLongerThanAll(t *testing.T) {
 // What the grammar has and nothing acts on is said, not passed over.
 func TestNotSupportedYet(t *testing.T) {
 	for _, line := range []string{
-		"keep = 5", "pre = /etc/kdump/pre", "post = /etc/kdump/post", "recipient = age1qqqq",
+		"pre = /etc/kdump/pre", "post = /etc/kdump/post", "recipient = age1qqqq",
 		"notify = syslog://loghost", "ip = dhcp", "vlan = vlan5:eth0",
 	} {
 		c, problems := parse(line + "\n")
@@ -271,14 +271,14 @@ func TestRedact(t *testing.T) {
 
 func TestSizeAndDurationReadBack(t *testing.T) {
 	for _, n := range []uint64{0, 1, 1023, 1024, 1025, 64 << 20, 1 << 40, 1<<50 + 1<<40, 1<<64 - 1} {
-		if got, ok := parseSize(formatSize(n)); !ok || got != n {
-			t.Errorf("%d is written %s, read %d %v", n, formatSize(n), got, ok)
+		if got, ok := ParseSize(FormatSize(n)); !ok || got != n {
+			t.Errorf("%d is written %s, read %d %v", n, FormatSize(n), got, ok)
 		}
 	}
-	if n, ok := parseSize("16777215t"); !ok || n != 16777215<<40 {
+	if n, ok := ParseSize("16777215t"); !ok || n != 16777215<<40 {
 		t.Error("the largest number of T:", n, ok)
 	}
-	if _, ok := parseSize("16777216T"); ok {
+	if _, ok := ParseSize("16777216T"); ok {
 		t.Error("1<<64 was taken")
 	}
 	for _, d := range []time.Duration{minTimeout, 90 * time.Second, time.Minute, 10 * time.Minute, time.Hour, 20 * time.Hour, 90 * time.Minute, maxTimeout, 1500 * time.Millisecond} {

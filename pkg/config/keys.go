@@ -27,7 +27,7 @@ func keys() []key {
 		compressKey(),
 		choiceKey("format", func(c *Config) *string { return &c.Format }, "kdump", "elf", "flat"),
 		reserveKey(),
-		later(intKey("keep", "a number from 0 (all) to 100000", 0, 100000, func(c *Config) *int { return &c.Keep })),
+		intKey("keep", "a number from 0 (all) to 100000", 0, 100000, func(c *Config) *int { return &c.Keep }),
 		actionKey("final", func(c *Config) *Action { return &c.Final }),
 		actionKey("failure", func(c *Config) *Action { return &c.Failure }),
 		durationKey("timeout", func(c *Config) *time.Duration { return &c.Timeout }),
@@ -147,14 +147,14 @@ func compressKey() key {
 func reserveKey() key {
 	return key{name: "reserve", want: "bytes, or a number with K, M, G or T",
 		parse: func(c *Config, value string) string {
-			n, ok := parseSize(value)
+			n, ok := ParseSize(value)
 			if !ok {
 				return "not a size"
 			}
 			c.Reserve = n
 			return ""
 		},
-		print: func(c *Config) []string { return []string{formatSize(c.Reserve)} },
+		print: func(c *Config) []string { return []string{FormatSize(c.Reserve)} },
 	}
 }
 

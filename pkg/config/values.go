@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// parseSize reads bytes with an optional suffix K, M, G or T of powers of 1024.
-func parseSize(s string) (uint64, bool) {
+// ParseSize reads bytes with an optional suffix K, M, G or T of powers of 1024.
+func ParseSize(s string) (uint64, bool) {
 	shift := 0
 	if s != "" {
 		if i := strings.IndexByte("KMGT", s[len(s)-1]&^0x20); i >= 0 {
@@ -23,8 +23,8 @@ func parseSize(s string) (uint64, bool) {
 	return n << shift, true
 }
 
-// formatSize writes n with the largest suffix that is exact.
-func formatSize(n uint64) string {
+// FormatSize writes n with the largest suffix that is exact.
+func FormatSize(n uint64) string {
 	unit := 0
 	for n != 0 && n%1024 == 0 && unit < 4 {
 		n /= 1024
