@@ -1,0 +1,55 @@
+# ukdump: make demo, make test. The rest is for those who work on it.
+
+GO      ?= go
+OUT     ?= _out/capture.cpio.zst
+CONFIG  ?=
+KERNEL_MODULES ?=
+# Further flags of mkinitramfs, for instance -no-shell.
+FLAGS   ?=
+FUZZTIME ?= 1m
+
+export CGO_ENABLED = 0
+export UKDUMP_CACHE ?= $(CURDIR)/_cache
+
+.PHONY: help initramfs demo test check unit race e2e bench fuzz setup clean
+
+help:
+	@echo 'make demo       build everything, crash a virtual machine, show the saved dump'
+	@echo 'make test       all tests, real crashes included'
+	@echo 'make initramfs KERNEL_MODULES=/lib/modules/RELEASE CONFIG=kdump.conf [OUT=FILE]'
+	@echo 'make bench      ukdump beside makedumpfile'
+	@echo 'make check      unit tests and linters only'
+
+initramfs:
+	$(GO) run ./initramfs $(if $(CONFIG),-config '$(CONFIG)') $(if $(KERNEL_MODULES),-modules '$(KERNEL_MODULES)') -o '$(OUT)' $(FLAGS)
+
+demo: setup
+	cd qemu && $(GO) run ./demo
+
+test: check e2e
+
+check: setup
+	@test -z "$$(gofmt -l cmds initramfs internal pkg qemu)" || { gofmt -l cmds initramfs internal pkg qemu; echo 'gofmt -w these files'; exit 1; }
+	$(GO) vet ./...
+	cd qemu && $(GO) vet ./...
+	$(GO) tool staticcheck ./...
+	CGO_ENABLED=1 $(GO) test -race ./...
+
+e2e: setup
+	cd qemu && $(GO) test -count=1 -timeout 40m -v ./e2e
+
+bench: setup
+	cd qemu && $(GO) run ./bench
+
+fuzz:
+	@for pkg in $$($(GO) list ./...); do \
+	  for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
+	    echo "== $$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; \
+	  done; \
+	done
+
+setup:
+	@qemu/fetch --install
+
+clean:
+	rm -rf _out
