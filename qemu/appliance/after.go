@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -22,7 +23,10 @@ func (a *appliance) after() error {
 		return err
 	}
 	if n := a.words["appliance.part"]; n != "" {
-		dev += "p" + n
+		if strings.HasPrefix(dev, "/dev/nvme") {
+			dev += "p"
+		}
+		dev += n
 	}
 	fstype := a.words["appliance.fstype"]
 	if fstype == "" {

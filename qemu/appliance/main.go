@@ -6,7 +6,7 @@
 //	appliance.load=PROGRAM   how the capture kernel is loaded: kdumpctl, self or none (default kdumpctl)
 //	appliance.append="WORDS" appended to the capture kernel's command line
 //	appliance.fill=no        do not fill the memory before the crash
-//	appliance.target=SERIAL  NVMe disk that the dump is looked for on after the crash
+//	appliance.target=SERIAL  disk that the dump is looked for on after the crash
 //	appliance.part=N         its partition; none: the whole disk
 //	appliance.fstype=TYPE    its filesystem (default ext4)
 //
@@ -18,6 +18,8 @@
 package main
 
 import (
+	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -27,6 +29,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	kcmdline "github.com/ukdump/ukdump/internal/cmdline"
+	"github.com/ukdump/ukdump/internal/modules"
 )
 
 func main() {
@@ -43,7 +48,9 @@ func run(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 		}
 	}
 	a := &appliance{out: stdout}
-	if err := a.boot(); err != nil {
+	if err := a.mounts(); err != nil {
+		a.say("failed: %v", err)
+	} else if err := a.boot(); err != nil {
 		a.say("failed: %v", err)
 	}
 	unix.Sync()
@@ -62,7 +69,7 @@ func idle(args []string) int {
 }
 
 type appliance struct {
-	out   io.Writer
+	out   io.Writer // /dev/kmsg, where a line is never torn by the kernel's own
 	words map[string]string
 	hoard hoard
 }
@@ -72,15 +79,15 @@ func (a *appliance) say(format string, v ...any) {
 }
 
 func (a *appliance) boot() error {
-	if err := mounts(); err != nil {
-		return err
-	}
 	cmdline, err := os.ReadFile("/proc/cmdline")
 	if err != nil {
 		return err
 	}
-	a.words = words(string(cmdline))
-	if err := loadModules("/etc/modules"); err != nil {
+	a.words = map[string]string{}
+	for _, w := range kcmdline.Words(string(cmdline)) {
+		a.words[w.Key] = w.Value
+	}
+	if err := a.loadModules(); err != nil {
 		return err
 	}
 	state, err := disk("state")
@@ -108,69 +115,72 @@ func (a *appliance) boot() error {
 	return a.crash()
 }
 
-func mounts() error {
+func (a *appliance) mounts() error {
 	for _, m := range []struct{ fs, dir string }{{"proc", "/proc"}, {"sysfs", "/sys"}, {"devtmpfs", "/dev"}} {
 		_ = os.MkdirAll(m.dir, 0o755)
 		if err := unix.Mount(m.fs, m.dir, m.fs, 0, ""); err != nil && err != unix.EBUSY {
 			return fmt.Errorf("mount %s: %w", m.dir, err)
 		}
 	}
+	if err := os.WriteFile("/proc/sys/kernel/printk_devkmsg", []byte("on\n"), 0); err != nil {
+		return err
+	}
+	out, err := os.OpenFile("/dev/kmsg", os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	a.out = out
 	return nil
 }
 
-// words knows the kernel's a="b c" and "a=b c".
-func words(line string) map[string]string {
-	m := map[string]string{}
-	quoted := false
-	for _, w := range strings.FieldsFunc(line, func(r rune) bool {
-		if r == '"' {
-			quoted = !quoted
-		}
-		return !quoted && (r == ' ' || r == '\n')
-	}) {
-		key, value, _ := strings.Cut(strings.ReplaceAll(w, `"`, ""), "=")
-		m[key] = value
-	}
-	return m
-}
-
-// loadModules loads the files that the list names, in its order.
-func loadModules(list string) error {
-	b, err := os.ReadFile(list)
+// loadModules loads what the image lists; the appliance shares its base, and so
+// its modules, with the capture image.
+func (a *appliance) loadModules() error {
+	f, err := os.Open(modules.ListPath)
 	if os.IsNotExist(err) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	for name := range strings.FieldsSeq(string(b)) {
-		f, err := os.Open(name)
-		if err != nil {
-			return err
-		}
-		err = unix.FinitModule(int(f.Fd()), "", 0)
-		f.Close()
-		if err != nil && err != unix.EEXIST {
-			return fmt.Errorf("load module %s: %w", name, err)
+	defer f.Close()
+	entries, err := modules.ReadList(f)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	for _, r := range modules.Load(ctx, entries, modules.Options{PerModule: 10 * time.Second}) {
+		if r.Err != nil && !r.Absent {
+			a.say("load module %s: %v", r.Name(), r.Err)
 		}
 	}
 	return nil
 }
 
-// disk finds the NVMe disk with a serial number and waits for it.
+// disk finds the disk with a serial number and waits for it.
 func disk(serial string) (string, error) {
 	for range 200 {
-		names, _ := filepath.Glob("/sys/block/nvme*/device/serial")
+		if dev := findDisk(serial); dev != "" {
+			return dev, nil
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	return "", fmt.Errorf("find disk with serial number %s: not there after 10 s", serial)
+}
+
+func findDisk(serial string) string {
+	for _, pattern := range []string{"/sys/block/nvme*/device/serial", "/sys/block/vd*/serial"} {
+		names, _ := filepath.Glob(pattern)
 		for _, name := range names {
 			b, _ := os.ReadFile(name)
 			dev := "/dev/" + strings.Split(name, "/")[3]
 			if _, err := os.Stat(dev); err == nil && strings.TrimSpace(string(b)) == serial {
-				return dev, nil
+				return dev
 			}
 		}
-		time.Sleep(50 * time.Millisecond)
 	}
-	return "", fmt.Errorf("find nvme disk with serial number %s: not there after 10 s", serial)
+	return ""
 }
 
 // crash fills the memory, loads the capture kernel and panics.
@@ -197,24 +207,20 @@ func (a *appliance) crash() error {
 // mountData mounts the disk "data", if there is one: cached pages with a
 // block device below.
 func (a *appliance) mountData() {
-	names, _ := filepath.Glob("/sys/block/nvme*/device/serial")
-	for _, name := range names {
-		if b, _ := os.ReadFile(name); strings.TrimSpace(string(b)) != "data" {
-			continue
-		}
-		dev := "/dev/" + strings.Split(name, "/")[3]
-		_ = os.MkdirAll("/data", 0o755)
-		if err := unix.Mount(dev, "/data", "ext4", 0, ""); err != nil {
-			a.say("mount %s: %v", dev, err)
-			return
-		}
-		a.hoard.data, a.hoard.dev = "/data", dev
+	dev := findDisk("data")
+	if dev == "" {
+		return
 	}
+	_ = os.MkdirAll("/data", 0o755)
+	if err := unix.Mount(dev, "/data", "ext4", 0, ""); err != nil {
+		a.say("mount %s: %v", dev, err)
+		return
+	}
+	a.hoard.data, a.hoard.dev = "/data", dev
 }
 
 // logLines puts records into the kernel log that a reader must get right.
 func logLines() {
-	_ = os.WriteFile("/proc/sys/kernel/printk_devkmsg", []byte("on"), 0)
 	f, err := os.OpenFile("/dev/kmsg", os.O_WRONLY, 0)
 	if err != nil {
 		return
@@ -255,13 +261,28 @@ func (a *appliance) loadKdumpctl() error {
 		{"load", "-kernel", captureKernel, "-initrd", captureInitrd, "-append", a.words["appliance.append"]},
 		{"status"},
 	} {
-		cmd := exec.Command("/bbin/kdumpctl", args...)
-		cmd.Stdout, cmd.Stderr = a.out, a.out
-		if err := cmd.Run(); err != nil {
+		if err := a.show("/bbin/kdumpctl", args...); err != nil {
 			return fmt.Errorf("kdumpctl %s: %w", strings.Join(args, " "), err)
 		}
 	}
 	return nil
+}
+
+// show runs a program and passes on what it says.
+func (a *appliance) show(program string, args ...string) error {
+	cmd := exec.Command(program, args...)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	cmd.Stderr = cmd.Stdout
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	for lines := bufio.NewScanner(out); lines.Scan(); {
+		a.say("%s: %s", filepath.Base(program), lines.Text())
+	}
+	return cmd.Wait()
 }
 
 // loadSelf loads the capture kernel without any program's help.

@@ -1,0 +1,174 @@
+// Package disk makes the raw disk images of virtual machines, without root:
+// filesystems are made by mkfs in files and put into partitions by copying.
+package disk
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+)
+
+// FS is a filesystem to make. Label and UUID may be empty; vfat's UUID is a
+// volume id like "1234-ABCD".
+type FS struct {
+	Type  string // ext4, xfs, vfat, btrfs; empty: none
+	Label string
+	UUID  string
+}
+
+// Part is one partition of a GPT.
+type Part struct {
+	Name string // PARTLABEL
+	UUID string // PARTUUID
+	Size int64  // multiple of 1 MiB
+	FS   FS
+}
+
+const mib = 1 << 20
+
+// Blank makes a sparse file, in place of what was there.
+func Blank(path string, size int64) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Truncate(size), f.Close())
+}
+
+// Format makes an image that is one filesystem.
+func Format(ctx context.Context, path string, size int64, fs FS) error {
+	if err := Blank(path, size); err != nil {
+		return err
+	}
+	return mkfs(ctx, path, fs)
+}
+
+func mkfs(ctx context.Context, path string, fs FS) error {
+	var args []string
+	option := func(flag, value string) {
+		if value != "" {
+			args = append(args, flag, value)
+		}
+	}
+	switch fs.Type {
+	case "":
+		return nil
+	case "ext4":
+		args = []string{"-q", "-E", "nodiscard"}
+		option("-L", fs.Label)
+		option("-U", fs.UUID)
+	case "xfs":
+		args = []string{"-q", "-K"}
+		option("-L", fs.Label)
+		if fs.UUID != "" {
+			args = append(args, "-m", "uuid="+fs.UUID)
+		}
+	case "vfat":
+		option("-n", fs.Label)
+		option("-i", strings.ReplaceAll(fs.UUID, "-", ""))
+	case "btrfs":
+		args = []string{"-q", "-K"}
+		option("-L", fs.Label)
+		option("-U", fs.UUID)
+	default:
+		return fmt.Errorf("make filesystem %s: want ext4, xfs, vfat or btrfs", fs.Type)
+	}
+	return command(ctx, "", "mkfs."+fs.Type, append(args, path)...)
+}
+
+// Partitioned makes an image with a GPT, its partitions from the first MiB on.
+func Partitioned(ctx context.Context, path string, parts []Part) error {
+	size := int64(2 * mib)
+	table := "label: gpt\n"
+	for _, p := range parts {
+		table += fmt.Sprintf("size=%dMiB", p.Size/mib)
+		if p.Name != "" {
+			table += fmt.Sprintf(", name=%q", p.Name)
+		}
+		if p.UUID != "" {
+			table += ", uuid=" + p.UUID
+		}
+		table += "\n"
+		size += p.Size
+	}
+	if err := Blank(path, size); err != nil {
+		return err
+	}
+	if err := command(ctx, table, "sfdisk", "-q", "--no-reread", "--no-tell-kernel", path); err != nil {
+		return err
+	}
+	off := int64(mib)
+	for i, p := range parts {
+		if p.FS.Type != "" {
+			if err := place(ctx, path, off, p, fmt.Sprintf("%s.part%d", path, i+1)); err != nil {
+				return err
+			}
+		}
+		off += p.Size
+	}
+	return nil
+}
+
+// place makes the filesystem in the file tmp and copies its data to off.
+func place(ctx context.Context, path string, off int64, p Part, tmp string) error {
+	if err := Format(ctx, tmp, p.Size, p.FS); err != nil {
+		return err
+	}
+	defer os.Remove(tmp)
+	in, err := os.Open(tmp)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(copyData(out, in, off), out.Close())
+}
+
+// copyData copies what is not a hole of in to out, off further on.
+func copyData(out, in *os.File, off int64) error {
+	const seekData, seekHole = 3, 4
+	for at := int64(0); ; {
+		start, err := in.Seek(at, seekData)
+		if errors.Is(err, syscall.ENXIO) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if at, err = in.Seek(start, seekHole); err != nil {
+			return err
+		}
+		if _, err := io.Copy(io.NewOffsetWriter(out, off+start), io.NewSectionReader(in, start, at-start)); err != nil {
+			return err
+		}
+	}
+}
+
+func command(ctx context.Context, stdin, name string, args ...string) error {
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Env = append(os.Environ(), "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
+	if path, err := exec.LookPath(name); err != nil {
+		cmd.Path, cmd.Err = "/usr/sbin/"+name, nil // not in the PATH of users other than root
+	} else {
+		cmd.Path = path
+	}
+	cmd.Stdin = strings.NewReader(stdin)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("%s: %w: %s", name, err, strings.TrimSpace(out.String()))
+	}
+	return nil
+}

@@ -1,0 +1,156 @@
+// Package rig puts a crash together: kernels that were fetched, images that are
+// built from this tree, a virtual machine, and what is left afterwards.
+//
+// Start with Open. Run makes one crash from production to production.
+package rig
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"github.com/ukdump/ukdump/initramfs/cpio"
+)
+
+// Rig knows the folders. Its methods may be used concurrently.
+type Rig struct {
+	Root  string        // the project
+	Cache string        // what qemu/fetch got
+	Out   string        // one folder for each crash
+	slots chan struct{} // machines that may run at a time
+}
+
+// machines is how many virtual machines run at a time: each of them keeps about
+// one CPU busy.
+const machines = 2
+
+// Open finds the project around the working directory. Out is made; what is in
+// there from earlier runs stays until a crash of the same name.
+func Open() (*Rig, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return nil, err
+	}
+	for !exists(filepath.Join(dir, "qemu", "fetch")) {
+		if dir == "/" {
+			return nil, errors.New("find the project: no qemu/fetch in the working directory or above")
+		}
+		dir = filepath.Dir(dir)
+	}
+	cache := os.Getenv("UKDUMP_CACHE")
+	if cache == "" {
+		cache = filepath.Join(dir, "_cache")
+	}
+	out := filepath.Join(dir, "_out", "qemu")
+	return &Rig{Root: dir, Cache: cache, Out: out, slots: make(chan struct{}, machines)}, os.MkdirAll(out, 0o755)
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// Kernel is a fetched kernel.
+type Kernel struct {
+	Name    string // 6.1
+	Release string // 6.1.0-50-cloud-amd64
+	Vmlinuz string
+	Modules string // its /lib/modules/RELEASE
+}
+
+// Kernel returns the kernel that qemu/fetch knows under this name.
+func (r *Rig) Kernel(name string) (Kernel, error) {
+	dir := filepath.Join(r.Cache, "kernels", name)
+	b, err := os.ReadFile(filepath.Join(dir, "release"))
+	if err != nil {
+		return Kernel{}, fmt.Errorf("kernel %s is not there; get it with: %s/qemu/fetch %s", name, r.Root, name)
+	}
+	release := strings.TrimSpace(string(b))
+	return Kernel{name, release, filepath.Join(dir, "vmlinuz"), filepath.Join(dir, "lib/modules", release)}, nil
+}
+
+// Tool is a command of the fetched tools tree: makedumpfile, python3, crash. It runs
+// with the tree's own dynamic linker and libraries, as any user.
+func (r *Rig) Tool(ctx context.Context, name string, args ...string) (*exec.Cmd, error) {
+	tree := filepath.Join(r.Cache, "tools")
+	if !exists(filepath.Join(tree, "usr/bin", name)) {
+		return nil, fmt.Errorf("%s is not there; get it with: %s/qemu/fetch tools", name, r.Root)
+	}
+	libs := filepath.Join(tree, "usr/lib/x86_64-linux-gnu")
+	args = append([]string{"--library-path", libs, filepath.Join(tree, "usr/bin", name)}, args...)
+	cmd := exec.CommandContext(ctx, filepath.Join(libs, "ld-linux-x86-64.so.2"), args...)
+	cmd.Env = append(os.Environ(), "PYTHONHOME="+filepath.Join(tree, "usr"), "PYTHONDONTWRITEBYTECODE=1")
+	return cmd, nil
+}
+
+// Output runs a command and returns what it printed. Its error has what the
+// command complained of.
+func Output(cmd *exec.Cmd) (string, error) {
+	var out, complaint bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &complaint
+	if err := cmd.Run(); err != nil {
+		return out.String(), fmt.Errorf("%s: %w: %s%s", strings.Join(cmd.Args, " "), err, tail(complaint.String(), 2000), tail(out.String(), 1000))
+	}
+	return out.String(), nil
+}
+
+func tail(s string, n int) string {
+	return s[max(0, len(s)-n):]
+}
+
+// build compiles a command of this module into a static binary in the folder
+// dir and returns its path.
+func (r *Rig) build(ctx context.Context, dir, pkg string) (string, error) {
+	out := filepath.Join(dir, filepath.Base(pkg))
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", out, pkg)
+	cmd.Dir = filepath.Join(r.Root, "qemu")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64")
+	_, err := Output(cmd)
+	return out, err
+}
+
+// Capture builds the capture image as a user does, and returns what the
+// program said. conf is the text of kdump.conf.
+func (r *Rig) Capture(ctx context.Context, out string, k Kernel, conf string, flags ...string) (string, error) {
+	name := out + ".conf"
+	if err := os.WriteFile(name, []byte(conf), 0o600); err != nil {
+		return "", err
+	}
+	args := append([]string{"run", "./initramfs", "-modules", k.Modules, "-config", name, "-o", out}, flags...)
+	cmd := exec.CommandContext(ctx, "go", args...)
+	cmd.Dir = r.Root
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	return Output(cmd)
+}
+
+// Overlay writes base, which may be empty or an image in any compression, and the
+// archive behind it: a kernel unpacks both, and later files win.
+func Overlay(out, base string, a *cpio.Archive) error {
+	var b []byte
+	if base != "" {
+		var err error
+		if b, err = os.ReadFile(base); err != nil {
+			return err
+		}
+	}
+	image := bytes.NewBuffer(b)
+	image.Write(make([]byte, -len(b)&511))
+	if err := a.Write(image); err != nil {
+		return err
+	}
+	return os.WriteFile(out, image.Bytes(), 0o644)
+}
+
+// addFile puts the contents of a file of this machine into an archive.
+func addFile(a *cpio.Archive, name, from string, perm uint32) error {
+	b, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	return a.Add(cpio.Entry{Name: name, Mode: cpio.Regular | perm, Data: b})
+}

@@ -1,0 +1,234 @@
+// Package vm runs one virtual machine under QEMU's emulation and follows its
+// serial console line by line.
+//
+// Start it, Wait for lines, read the Lines with their times afterwards. Kill
+// is always allowed and ends only the QEMU that was started here. Nothing here
+// needs privileges.
+package vm
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Disk is one raw image. Bus is "nvme" or "virtio"; the guest finds it by Serial.
+type Disk struct {
+	Serial string // at most 20 characters
+	Path   string
+	Bus    string
+}
+
+// Config describes a machine.
+type Config struct {
+	Dir    string // for the console's log, QEMU's messages and the monitor's socket
+	Kernel string
+	Initrd string
+	Append string // kernel command line
+	Memory string // as QEMU writes it; "512M" if empty
+	CPUs   int    // 2 if zero
+	CPU    string // CPU model; DefaultCPU if empty
+	Disks  []Disk
+	Extra  []string // further arguments of QEMU
+}
+
+// DefaultCPU has all that the emulation knows but cmpxchg16b: QEMU 7.2 now and
+// then returns from it with wrong flags, and the kernel dies of a double fault in
+// its allocator (seen in __kmalloc of 6.12, EFLAGS holding a pointer).
+const DefaultCPU = "max,-cx16"
+
+// Line is a line of the console and when it came, counted from Start.
+type Line struct {
+	At   time.Duration
+	Text string
+}
+
+// Machine is a running or ended machine.
+type Machine struct {
+	cmd    *exec.Cmd
+	dir    string
+	start  time.Time
+	wake   chan struct{} // closed and replaced whenever lines or ended change
+	mu     sync.Mutex
+	lines  []Line // bounded by what a console says in a test: a few thousand lines
+	next   int    // first line that Wait has not seen
+	ended  bool
+	result error
+}
+
+// Start starts QEMU. The machine is killed when ctx ends.
+func Start(ctx context.Context, c Config) (*Machine, error) {
+	serial, err := os.Create(filepath.Join(c.Dir, "serial.log"))
+	if err != nil {
+		return nil, err
+	}
+	messages, err := os.Create(filepath.Join(c.Dir, "qemu.log"))
+	if err != nil {
+		serial.Close()
+		return nil, err
+	}
+	defer messages.Close()
+	m := &Machine{dir: c.Dir, wake: make(chan struct{})}
+	m.cmd = exec.CommandContext(ctx, "qemu-system-x86_64", c.args()...)
+	m.cmd.Stderr = messages
+	m.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	out, err := m.cmd.StdoutPipe()
+	if err != nil {
+		serial.Close()
+		return nil, err
+	}
+	m.start = time.Now()
+	if err := m.cmd.Start(); err != nil {
+		serial.Close()
+		return nil, fmt.Errorf("start virtual machine: %w", err)
+	}
+	go func() {
+		defer serial.Close()
+		m.follow(bufio.NewReader(out), serial)
+	}()
+	return m, nil
+}
+
+func (c Config) args() []string {
+	cpus, memory, model := c.CPUs, c.Memory, c.CPU
+	if cpus == 0 {
+		cpus = 2
+	}
+	if memory == "" {
+		memory = "512M"
+	}
+	if model == "" {
+		model = DefaultCPU
+	}
+	args := []string{
+		"-accel", "tcg,thread=multi", "-cpu", model, "-m", memory, "-smp", fmt.Sprint(cpus),
+		"-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio",
+		"-qmp", "unix:" + filepath.Join(c.Dir, "qmp") + ",server=on,wait=off",
+		"-kernel", c.Kernel, "-initrd", c.Initrd, "-append", c.Append,
+	}
+	for i, d := range c.Disks {
+		id := fmt.Sprintf("disk%d", i)
+		device := "nvme"
+		if d.Bus == "virtio" {
+			device = "virtio-blk-pci"
+		}
+		args = append(args,
+			"-drive", fmt.Sprintf("if=none,id=%s,format=raw,cache=unsafe,discard=unmap,file=%s", id, strings.ReplaceAll(d.Path, ",", ",,")),
+			"-device", fmt.Sprintf("%s,drive=%s,serial=%s", device, id, d.Serial))
+	}
+	return append(args, c.Extra...)
+}
+
+// follow reads the console until QEMU ends.
+func (m *Machine) follow(r *bufio.Reader, log *os.File) {
+	for {
+		text, err := r.ReadString('\n')
+		if text != "" {
+			_, _ = log.WriteString(text)
+			m.change(func() {
+				m.lines = append(m.lines, Line{time.Since(m.start), strings.TrimRight(text, "\r\n")})
+			})
+		}
+		if err != nil {
+			break
+		}
+	}
+	err := m.cmd.Wait()
+	m.change(func() { m.ended, m.result = true, err })
+}
+
+func (m *Machine) change(f func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	f()
+	close(m.wake)
+	m.wake = make(chan struct{})
+}
+
+// ErrEnded is returned by Wait when the machine ended before the line came.
+const ErrEnded Error = "the machine has ended"
+
+// Error is an error of this package that callers tell apart.
+type Error string
+
+func (e Error) Error() string { return string(e) }
+
+// Wait returns the next line that contains one of the texts, and which one it
+// was. Lines before it are passed over for later calls as well.
+func (m *Machine) Wait(ctx context.Context, texts ...string) (Line, int, error) {
+	for {
+		m.mu.Lock()
+		wake, ended := m.wake, m.ended
+		for ; m.next < len(m.lines); m.next++ {
+			line := m.lines[m.next]
+			for i, text := range texts {
+				if strings.Contains(line.Text, text) {
+					m.next++
+					m.mu.Unlock()
+					return line, i, nil
+				}
+			}
+		}
+		m.mu.Unlock()
+		if ended {
+			return Line{}, -1, fmt.Errorf("wait for %q: %w", texts, ErrEnded)
+		}
+		select {
+		case <-wake:
+		case <-ctx.Done():
+			return Line{}, -1, fmt.Errorf("wait for %q: %w", texts, ctx.Err())
+		}
+	}
+}
+
+// Lines returns what the console has said so far.
+func (m *Machine) Lines() []Line {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return append([]Line(nil), m.lines...)
+}
+
+// Done waits until QEMU has ended by itself: the guest powered off.
+func (m *Machine) Done(ctx context.Context) error {
+	for {
+		m.mu.Lock()
+		wake, ended, result := m.wake, m.ended, m.result
+		m.mu.Unlock()
+		if ended {
+			return result
+		}
+		select {
+		case <-wake:
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the machine to power off: %w", ctx.Err())
+		}
+	}
+}
+
+// Kill ends the machine as a power cut does and waits for it.
+func (m *Machine) Kill() {
+	if err := m.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	_ = m.Done(ctx)
+}
+
+// Tail returns the last n lines of the console, one string.
+func (m *Machine) Tail(n int) string {
+	lines := m.Lines()
+	var b strings.Builder
+	for _, l := range lines[max(0, len(lines)-n):] {
+		fmt.Fprintf(&b, "%7.2f %s\n", l.At.Seconds(), l.Text)
+	}
+	return b.String()
+}
