@@ -67,15 +67,16 @@ const ErrNoModules Error = "no *.ko below it and no modules.builtin in it"
 // Release is the kernel release that the modules are made for, by what one of
 // them says, or "" if there is none.
 func (t *Tree) Release() (string, error) {
-	for _, name := range slices.Sorted(maps.Keys(t.files)) {
-		info, err := t.Info(name)
-		if err != nil {
-			return "", err
-		}
-		release, _, _ := strings.Cut(info.Vermagic, " ")
-		return release, nil
+	names := slices.Sorted(maps.Keys(t.files))
+	if len(names) == 0 {
+		return "", nil
 	}
-	return "", nil
+	info, err := t.Info(names[0])
+	if err != nil {
+		return "", err
+	}
+	release, _, _ := strings.Cut(info.Vermagic, " ")
+	return release, nil
 }
 
 func (t *Tree) walk() error {
