@@ -1,0 +1,95 @@
+package vmcore
+
+import "fmt"
+
+// x86_64: Documentation/arch/x86/x86_64/mm.rst for the layout,
+// arch/x86/include/asm/pgtable_types.h for the entries.
+const (
+	x86StartKernelMap  = 0xffffffff80000000 // __START_KERNEL_map
+	x86KernelImageSize = 512 << 20          // where NUMBER(KERNEL_IMAGE_SIZE) is absent
+	x86KernelHalf      = 1 << 63
+
+	x86Present     = 1 << 0
+	x86PSE         = 1 << 7 // memory, on the levels of 2 MiB and 1 GiB
+	x86AddressMask = 1<<52 - 1<<12
+)
+
+// newX86: the kernel image is linear, the direct map has its base in the
+// p_vaddr of the segments, everything else is in the tables of init_top_pgt.
+func newX86(c *Core) *mmu {
+	m := &mmu{levels: 4, pageShift: 12, topMask: 511, sign: 47}
+	if n, _ := c.info.Number("pgtable_l5_enabled"); n != 0 {
+		m.levels, m.sign = 5, 56
+	}
+	sme, _ := c.info.Number("sme_mask")
+	m.decode = func(entry uint64, level int) (uint64, uint, bool) {
+		leaf := uint(0)
+		if level == 0 || level <= 2 && entry&x86PSE != 0 {
+			leaf = m.levelShift(level)
+		}
+		return entry & x86AddressMask &^ uint64(sme), leaf, entry&x86Present != 0
+	}
+	size := uint64(x86KernelImageSize)
+	if n, ok := c.info.Number("KERNEL_IMAGE_SIZE"); ok && n > 0 && n < 1<<31 {
+		size = uint64(n)
+	}
+	image, ok := x86Image(c, size)
+	if ok {
+		m.linears = append(m.linears, image)
+	}
+	if direct, ok := directMap(c, x86KernelHalf, x86StartKernelMap-1); ok {
+		m.linears = append(m.linears, direct)
+	}
+	pgd, known := c.info.Symbol("init_top_pgt")
+	if !known {
+		pgd, known = c.info.Symbol("swapper_pg_dir")
+	}
+	switch {
+	case !known:
+		m.noTables = c.info.Require("SYMBOL(swapper_pg_dir)")
+	case !ok:
+		m.noTables = c.info.Require("NUMBER(phys_base)")
+	case pgd < image.start || pgd > image.end:
+		m.noTables = fmt.Errorf("SYMBOL(swapper_pg_dir) %#x is not in the kernel image", pgd)
+	}
+	m.root = pgd - image.delta
+	return m
+}
+
+// x86Image is the mapping of the kernel image, from NUMBER(phys_base), or from
+// the segment that kexec makes of the kernel's text.
+func x86Image(c *Core, size uint64) (linear, bool) {
+	l := linear{start: x86StartKernelMap, end: x86StartKernelMap + size - 1}
+	if n, ok := c.info.Number("phys_base"); ok {
+		l.delta = x86StartKernelMap - uint64(n)
+		return l, true
+	}
+	for _, s := range c.header.segments {
+		if s.vaddr >= l.start && s.vaddr <= l.end {
+			l.delta = s.vaddr - s.paddr
+			return l, true
+		}
+	}
+	return linear{}, false
+}
+
+// directMap is the region in which the kernel maps all memory, as the p_vaddr
+// of most memory have it. Only segments that lie in low to high count.
+func directMap(c *Core, low, high uint64) (linear, bool) {
+	bytes := make(map[uint64]uint64) // by delta
+	var best uint64
+	for _, s := range c.header.segments {
+		if s.vaddr < low || s.vaddr > high {
+			continue
+		}
+		delta := s.vaddr - s.paddr
+		bytes[delta] += s.memsz
+		if bytes[delta] > bytes[best] {
+			best = delta
+		}
+	}
+	if bytes[best] == 0 {
+		return linear{}, false
+	}
+	return linear{max(low, best), high, best}, true
+}
