@@ -11,20 +11,16 @@ import (
 	"github.com/ukdump/ukdump/qemu/rig"
 )
 
-// TestBaseline makes sure that what ukdump is measured against works at all.
-func TestBaseline(t *testing.T) {
-	r, err := rig.Open()
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+// testBaseline makes sure that what ukdump is measured against works at all.
+func testBaseline(t *testing.T, l *lab) {
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
-	k, err := r.Kernel("6.1")
+	k, err := l.Kernel("6.1")
 	if err != nil {
 		t.Fatal(err)
 	}
 	image := filepath.Join(t.TempDir(), "baseline.cpio.zst")
-	a, err := baseline.Image(filepath.Join(r.Cache, "tools"), "-l -d 31")
+	a, err := baseline.Image(filepath.Join(l.Cache, "tools"), "-l -d 31")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,11 +31,9 @@ func TestBaseline(t *testing.T) {
 	if err := disk.Format(ctx, target, 1<<30, disk.FS{Type: "ext4"}); err != nil {
 		t.Fatal(err)
 	}
-	res, err := r.Run(ctx, rig.Crash{Name: "baseline", Kernel: k, Capture: image, Load: "self", Fill: true, Target: &rig.Target{Path: target}})
+	res, err := l.Run(ctx, rig.Crash{Name: "baseline", Kernel: k, Capture: image, Load: "self", Fill: true, Target: &rig.Target{Path: target}})
 	if err != nil {
 		t.Fatalf("%v\n%s", err, res.Tail(30))
 	}
-	for _, m := range rig.Timeline(res.Lines) {
-		t.Logf("%7.2f s %s", m.At.Seconds(), m.Name)
-	}
+	want(t, res, "baseline: saved", "appliance: production is back")
 }

@@ -1,0 +1,131 @@
+// Saboteur breaks a capture from inside.
+//
+// Tests put it in front of the capture image's init with rdinit=/saboteur. It
+// reads words of the kernel command line, prepares the fault and executes /init:
+//
+//	saboteur.kill=NAME:BYTES   kill the process NAME when a file *-incomplete below /mnt has grown to BYTES
+//	saboteur.vmcore=empty      /proc/vmcore is an empty file
+//	saboteur.vmcore=none       /proc/vmcore cannot be opened
+package main
+
+import (
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ukdump/ukdump/internal/cmdline"
+)
+
+func main() {
+	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
+
+func run(args []string, _ io.Reader, _, stderr io.Writer) int {
+	if len(args) == 2 {
+		return killer(args[0], args[1], stderr)
+	}
+	if err := sabotage(); err != nil {
+		fmt.Fprintf(stderr, "saboteur: %v\n", err)
+	}
+	err := unix.Exec("/init", []string{"/init"}, os.Environ())
+	fmt.Fprintf(stderr, "saboteur: exec /init: %v\n", err)
+	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
+	return 1
+}
+
+func sabotage() error {
+	_ = os.MkdirAll("/proc", 0o755)
+	if err := unix.Mount("proc", "/proc", "proc", 0, ""); err != nil && err != unix.EBUSY {
+		return err
+	}
+	line, err := os.ReadFile("/proc/cmdline")
+	if err != nil {
+		return err
+	}
+	for _, w := range cmdline.Words(string(line)) {
+		switch w.Key {
+		case "saboteur.kill":
+			name, size, _ := strings.Cut(w.Value, ":")
+			if _, err := os.StartProcess("/saboteur", []string{"saboteur", name, size}, &os.ProcAttr{Files: []*os.File{nil, os.Stdout, os.Stderr}}); err != nil {
+				return err
+			}
+		case "saboteur.vmcore":
+			if err := cover("/proc/vmcore", w.Value); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// cover puts something else in the place of a file of /proc.
+func cover(name, how string) error {
+	if how == "none" {
+		// A socket cannot be opened.
+		const path = "/saboteur.socket"
+		if err := unix.Mknod(path, unix.S_IFSOCK|0o600, 0); err != nil {
+			return err
+		}
+		return unix.Mount(path, name, "", unix.MS_BIND, "")
+	}
+	const path = "/saboteur.empty"
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		return err
+	}
+	return unix.Mount(path, name, "", unix.MS_BIND, "")
+}
+
+// killer is the child that waits for its moment.
+func killer(name, size string, stderr io.Writer) int {
+	enough, err := strconv.ParseInt(size, 0, 64)
+	if err != nil {
+		fmt.Fprintf(stderr, "saboteur: %v\n", err)
+		return 1
+	}
+	for range 60_000 {
+		if grown("/mnt", enough) {
+			fmt.Fprintf(stderr, "saboteur: kills %s: %v\n", name, kill(name))
+			return 0
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+	return 1
+}
+
+func grown(root string, enough int64) bool {
+	found := false
+	_ = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.Contains(d.Name(), "-incomplete") {
+			return nil
+		}
+		// Blocks, not the size: room is made for descriptors before data comes.
+		var st unix.Stat_t
+		if unix.Stat(path, &st) == nil && st.Blocks*512 >= enough {
+			found = true
+		}
+		return nil
+	})
+	return found
+}
+
+func kill(name string) error {
+	files, _ := filepath.Glob("/proc/[0-9]*/comm")
+	for _, f := range files {
+		if b, _ := os.ReadFile(f); strings.TrimSpace(string(b)) != name {
+			continue
+		}
+		pid, err := strconv.Atoi(strings.Split(f, "/")[2])
+		if err != nil {
+			return err
+		}
+		return unix.Kill(pid, unix.SIGKILL)
+	}
+	return fmt.Errorf("no process %s", name)
+}
