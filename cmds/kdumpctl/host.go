@@ -1,0 +1,107 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ukdump/ukdump/pkg/kexec"
+)
+
+// A host is the machine that the commands work on. Tests have one in a
+// folder, without a kernel below it.
+type host struct {
+	root      string // put before all paths
+	euid      int
+	release   string // of the running kernel
+	crashSize func() (uint64, error)
+	loaded    func() (bool, error)
+	kexecLoad func(kernel, initrd *os.File, cmdline string) error
+	unloadAll func() error
+}
+
+func realHost() *host {
+	h := &host{
+		root: "/", euid: os.Geteuid(), crashSize: kexec.CrashSize, loaded: kexec.Loaded,
+		kexecLoad: kexec.Load, unloadAll: kexec.Unload,
+	}
+	var u unix.Utsname
+	if unix.Uname(&u) == nil {
+		h.release = unix.ByteSliceToString(u.Release[:])
+	}
+	return h
+}
+
+func (h *host) path(name string) string { return filepath.Join(h.root, name) }
+
+// read reads a small file of /proc or /sys, less its last line end.
+func (h *host) read(name string) (string, error) {
+	text, err := os.ReadFile(h.path(name))
+	return strings.TrimSpace(string(text)), err
+}
+
+const errNotRoot kexec.Error = "want root: only it may load a kernel and see physical addresses"
+
+func (h *host) needRoot() error {
+	if h.euid != 0 {
+		return errNotRoot
+	}
+	return nil
+}
+
+// find opens the first file of a list.
+func (h *host) find(what string, names []string) (*os.File, error) {
+	for _, name := range names {
+		f, err := os.Open(h.path(name))
+		if err == nil {
+			return f, nil
+		}
+		if !os.IsNotExist(err) {
+			return nil, err
+		}
+	}
+	return nil, fmt.Errorf("no %s: looked for %s; name one with -%s FILE", what, strings.Join(names, ", "), what)
+}
+
+// open opens the file that the user names, or else the first of a list.
+func (h *host) open(what, name string, names []string) (f *os.File, err error) {
+	if name != "" {
+		f, err = os.Open(name)
+	} else {
+		f, err = h.find(what, names)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
+		f.Close()
+		return nil, fmt.Errorf("%s %s: not a regular file", what, f.Name())
+	}
+	return f, nil
+}
+
+func (h *host) kernels() []string {
+	return []string{"/boot/vmlinuz-" + h.release, "/boot/vmlinuz", "/boot/bzImage"}
+}
+
+func (h *host) initrds() []string {
+	return []string{"/boot/capture-" + h.release + ".cpio.zst", "/boot/capture.cpio.zst"}
+}
+
+// reserved is what crashkernel= has reserved, with the ranges if they show.
+func (h *host) reserved() (uint64, []kexec.Range, error) {
+	size, err := h.crashSize()
+	if err != nil {
+		return 0, nil, err
+	}
+	f, err := os.Open(h.path("/proc/iomem"))
+	if err != nil {
+		return size, nil, nil // the size is what matters
+	}
+	defer f.Close()
+	ranges, err := kexec.Reserved(f)
+	return size, ranges, err
+}

@@ -1,0 +1,313 @@
+package main
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ukdump/ukdump/pkg/kexec"
+)
+
+// A machine is a host in a folder, and what its kernel was asked.
+type machine struct {
+	*host
+	reserved uint64
+	loaded   bool
+	loadErr  error
+	cmdline  string // of the last load
+	initrd   string
+}
+
+func newMachine(t *testing.T) *machine {
+	t.Helper()
+	m := &machine{reserved: 128 << 20}
+	m.host = &host{
+		root: t.TempDir(), release: "6.1.0",
+		crashSize: func() (uint64, error) { return m.reserved, nil },
+		loaded:    func() (bool, error) { return m.loaded, nil },
+		unloadAll: func() error { m.loaded = false; return nil },
+		kexecLoad: func(kernel, initrd *os.File, cmdline string) error {
+			m.loaded = m.loadErr == nil // a failed load loses what was loaded
+			m.cmdline, m.initrd = cmdline, initrd.Name()
+			return m.loadErr
+		},
+	}
+	m.write(t, "/proc/cmdline", "BOOT_IMAGE=/vmlinuz root=/dev/sda1 console=ttyS0 crashkernel=128M\n")
+	m.write(t, "/proc/cpuinfo", "processor : 0\ninitial apicid : 3\n")
+	m.write(t, "/proc/iomem", "77000000-7effffff : Crash kernel\n")
+	m.write(t, "/proc/sys/kernel/random/boot_id", "one\n")
+	m.write(t, "/boot/vmlinuz-6.1.0", string(bzImage("6.1.0 (a@b)\x00")))
+	m.write(t, "/boot/capture.cpio.zst", image("target = disk:///crash?dev=LABEL=CRASH\n"))
+	return m
+}
+
+func (m *machine) write(t *testing.T, name, text string) {
+	t.Helper()
+	file := m.path(name)
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (m *machine) do(args ...string) (code int, stdout, stderr string) {
+	var out, errs strings.Builder
+	code = m.run(args, &out, &errs)
+	clean := func(b *strings.Builder) string { return strings.ReplaceAll(b.String(), m.root, "") }
+	return code, clean(&out), clean(&errs)
+}
+
+func bzImage(version string) []byte {
+	b := make([]byte, 0x400)
+	copy(b[0x202:], "HdrS")
+	binary.LittleEndian.PutUint16(b[0x20e:], 0x100)
+	binary.LittleEndian.PutUint32(b[0x260:], 51<<20)
+	copy(b[0x300:], version)
+	return b
+}
+
+// image is an initramfs as ours are, with a kdump.conf.
+func image(conf string) string {
+	return string(packZstd(archive(
+		file{"init", 0o120777, "bbin/init"}, file{"etc", 0o040755, ""}, file{"etc/kdump.conf", 0o100600, conf},
+		file{"lib/modules/6.1.0/kernel/fs/ext4/ext4.ko", 0o100644, "ko"})))
+}
+
+func TestLoad(t *testing.T) {
+	m := newMachine(t)
+	code, stdout, stderr := m.do("load", "-append", "x=1")
+	if code != 0 || stderr != "" {
+		t.Fatal(code, stderr)
+	}
+	want := "loaded /boot/vmlinuz-6.1.0 with /boot/capture.cpio.zst into 128 MiB; a crash is saved to disk:///crash?dev=LABEL=CRASH\n"
+	if stdout != want {
+		t.Errorf("got %s", stdout)
+	}
+	wantLine, err := kexec.CaptureCmdline("console=ttyS0", "x=1")
+	if err != nil || m.cmdline != wantLine {
+		t.Errorf("got %s %v", m.cmdline, err)
+	}
+	st, err := os.Stat(m.path(statePath))
+	if err != nil || st.Mode().Perm() != 0o600 {
+		t.Error(st, err)
+	}
+	if left, err := filepath.Glob(m.path("/run/.kdumpctl*")); len(left) != 0 || err != nil {
+		t.Error(left, err)
+	}
+}
+
+func TestLoadNamedFilesAndTargetOfTheLine(t *testing.T) {
+	m := newMachine(t)
+	other := m.path("/other")
+	m.write(t, "/other", string(archive(file{"init", 0o100755, "x"})))
+	code, stdout, stderr := m.do("load", "-initrd", other, "-append", "kdump.target=cifs://u:secret@h/s")
+	if code != 0 || m.initrd != other || !strings.Contains(stdout, "cifs://u:xxxxx@h/s") {
+		t.Error(code, stdout, stderr)
+	}
+	if !strings.Contains(stderr, "warning: /other has no /etc/kdump.conf") {
+		t.Error(stderr)
+	}
+	_, stdout, _ = m.do("status")
+	state, err := os.ReadFile(m.path(statePath))
+	if err != nil || strings.Contains(stdout+string(state), "secret") {
+		t.Error("the password shows:", stdout, string(state), err)
+	}
+	if !strings.Contains(m.cmdline, "secret") {
+		t.Error("the capture kernel does not get it:", m.cmdline)
+	}
+}
+
+func TestLoadRefuses(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		change func(m *machine)
+		args   []string
+		want   string
+	}{
+		{"not root", func(m *machine) { m.euid = 1000 }, nil, "kdumpctl load: want root"},
+		{"nothing reserved", func(m *machine) { m.reserved = 0 }, nil, "no memory is reserved for a capture kernel: add crashkernel=112M to the boot line"},
+		{"nothing reserved and nothing there", func(m *machine) { m.reserved = 0; os.RemoveAll(m.path("/boot")) }, nil, "add crashkernel=112M"},
+		{"no kernel", func(m *machine) { os.Remove(m.path("/boot/vmlinuz-6.1.0")) }, nil,
+			"no kernel: looked for /boot/vmlinuz-6.1.0, /boot/vmlinuz, /boot/bzImage; name one with -kernel FILE"},
+		{"no initrd", func(m *machine) { os.Remove(m.path("/boot/capture.cpio.zst")) }, nil,
+			"no initrd: looked for /boot/capture-6.1.0.cpio.zst, /boot/capture.cpio.zst; name one with -initrd FILE"},
+		{"named file is not there", func(m *machine) {}, []string{"-kernel", "/nowhere/vmlinuz"}, "open /nowhere/vmlinuz: no such file"},
+		{"a folder", func(m *machine) {}, []string{"-kernel", "/"}, "kernel /: not a regular file"},
+		{"no kernel image", func(m *machine) { m.write(t, "/boot/vmlinuz-6.1.0", "MZ") }, nil, "kernel /boot/vmlinuz-6.1.0: not a kernel image"},
+		{"no initramfs", func(m *machine) { m.write(t, "/boot/capture.cpio.zst", "hello world") }, nil, "initrd /boot/capture.cpio.zst: not an initramfs"},
+		{"torn initramfs", func(m *machine) { m.write(t, "/boot/capture.cpio.zst", image("")[:100]) }, nil, "initrd /boot/capture.cpio.zst: "},
+		{"bad configuration", func(m *machine) { m.write(t, "/boot/capture.cpio.zst", image("level = 99\n")) }, nil,
+			"/boot/capture.cpio.zst:/etc/kdump.conf:1: level = 99: out of range; want a number from 0 to 31"},
+		{"bad word", func(m *machine) {}, []string{"-append", "kdump.levle=3"}, "command line: kdump.levle=3: unknown key"},
+		{"panic=0", func(m *machine) {}, []string{"-append", "panic=0"}, "panic=0: the machine would hang"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			m := newMachine(t)
+			tt.change(m)
+			code, stdout, stderr := m.do(append([]string{"load"}, tt.args...)...)
+			if code != exitError || stdout != "" || !strings.Contains(stderr, tt.want) {
+				t.Errorf("%d %q %q, want %q", code, stdout, stderr, tt.want)
+			}
+			if m.loaded || m.cmdline != "" {
+				t.Error("the kernel was asked")
+			}
+		})
+	}
+}
+
+func TestLoadWarns(t *testing.T) {
+	m := newMachine(t)
+	m.write(t, "/boot/vmlinuz-6.1.0", string(bzImage("6.1.0-2 (a@b)\x00")))
+	m.write(t, "/boot/capture.cpio.zst", image(""))
+	code, _, stderr := m.do("load")
+	for _, want := range []string{
+		"warning: no target is configured",
+		"warning: /boot/capture.cpio.zst has modules for 6.1.0, and /boot/vmlinuz-6.1.0 is 6.1.0-2: none of them will load",
+	} {
+		if code != 0 || !strings.Contains(stderr, want) {
+			t.Errorf("%d %q, want %q", code, stderr, want)
+		}
+	}
+}
+
+func TestFailedLoadLeavesNothing(t *testing.T) {
+	m := newMachine(t)
+	if code, _, stderr := m.do("load"); code != 0 {
+		t.Fatal(stderr)
+	}
+	m.loadErr = unix.EADDRNOTAVAIL
+	code, _, stderr := m.do("load")
+	if code != exitError || !strings.Contains(stderr, "no capture kernel is loaded now") {
+		t.Error(code, stderr)
+	}
+	if _, err := os.Stat(m.path(statePath)); !errors.Is(err, os.ErrNotExist) {
+		t.Error("the state of the old one stays:", err)
+	}
+}
+
+// With more CPUs than one, the one of the firmware must not be started.
+func TestLoadWithMoreCPUs(t *testing.T) {
+	m := newMachine(t)
+	if code, _, stderr := m.do("load", "-append", "nr_cpus=2"); code != 0 {
+		t.Fatal(stderr)
+	}
+	if kexec.NeedsBootCPUWord("nr_cpus=2") != strings.HasSuffix(m.cmdline, " nr_cpus=2 disable_cpu_apicid=3") {
+		t.Error(m.cmdline)
+	}
+}
+
+func TestUnload(t *testing.T) {
+	m := newMachine(t)
+	if code, stdout, _ := m.do("unload"); code != 0 || stdout != "no capture kernel was loaded\n" {
+		t.Error(code, stdout)
+	}
+	m.do("load")
+	if code, stdout, stderr := m.do("unload"); code != 0 || stdout != "unloaded\n" || m.loaded {
+		t.Error(code, stdout, stderr)
+	}
+	if _, err := os.Stat(m.path(statePath)); !errors.Is(err, os.ErrNotExist) {
+		t.Error(err)
+	}
+	m.euid = 1
+	if code, _, stderr := m.do("unload"); code != exitError || !strings.Contains(stderr, "want root") {
+		t.Error(code, stderr)
+	}
+}
+
+func TestStatus(t *testing.T) {
+	m := newMachine(t)
+	status := func(wantCode int, want ...string) {
+		t.Helper()
+		code, stdout, stderr := m.do("status")
+		if code != wantCode || stderr != "" {
+			t.Errorf("exit status %d, %q; want %d", code, stderr, wantCode)
+		}
+		for _, w := range want {
+			if !strings.Contains(stdout, w+"\n") {
+				t.Errorf("%q is not in\n%s", w, stdout)
+			}
+		}
+	}
+	status(exitNotLoaded, "reserved: 128 MiB, 0x77000000-0x7effffff", "loaded:   no")
+	m.do("load")
+	status(0, "kernel:   /boot/vmlinuz-6.1.0", "initrd:   /boot/capture.cpio.zst", "cmdline:  "+m.cmdline, "target:   disk:///crash?dev=LABEL=CRASH")
+	m.write(t, "/proc/sys/kernel/random/boot_id", "two\n")
+	status(0, "loaded:   yes, by another program or kdumpctl could not note what")
+	m.loaded, m.reserved = false, 0
+	status(exitNotReserved, "reserved: nothing: add crashkernel= to the boot line (kdumpctl load says how much)")
+	m.crashSize = func() (uint64, error) { return 0, kexec.ErrNoKexec }
+	if code, _, stderr := m.do("status"); code != exitNotReserved || !strings.Contains(stderr, "no crash kexec") {
+		t.Error(code, stderr)
+	}
+	m.euid = 1
+	if code, stdout, stderr := m.do("status"); code != exitError || stdout != "" || !strings.Contains(stderr, "want root") {
+		t.Error(code, stdout, stderr)
+	}
+}
+
+func TestStatusJSON(t *testing.T) {
+	m := newMachine(t)
+	m.do("load")
+	code, stdout, stderr := m.do("status", "-json")
+	var r report
+	if err := json.Unmarshal([]byte(stdout), &r); err != nil || code != 0 || stderr != "" {
+		t.Fatal(code, err, stdout, stderr)
+	}
+	if r.ReservedBytes != 128<<20 || !r.Loaded || len(r.Targets) != 1 || r.LoadedAt == nil || time.Since(*r.LoadedAt) > time.Hour ||
+		len(r.Ranges) != 1 || r.Cmdline != m.cmdline {
+		t.Errorf("%+v", r)
+	}
+	m.do("unload")
+	code, stdout, _ = m.do("status", "-json")
+	want := "{\n  \"reserved_bytes\": 134217728,\n  \"ranges\": [\n    \"0x77000000-0x7effffff\"\n  ],\n  \"loaded\": false\n}\n"
+	if code != exitNotLoaded || stdout != want {
+		t.Error(code, stdout)
+	}
+}
+
+func TestCorruptState(t *testing.T) {
+	m := newMachine(t)
+	m.do("load")
+	m.write(t, statePath, `{"kernel":`)
+	code, stdout, stderr := m.do("status")
+	if code != 0 || !strings.Contains(stdout, "loaded:   yes") || !strings.Contains(stderr, "read /run/kdumpctl.json: ") {
+		t.Error(code, stdout, stderr)
+	}
+}
+
+func TestUsage(t *testing.T) {
+	for _, tt := range []struct {
+		args           string
+		code           int
+		stdout, stderr string
+	}{
+		{"", exitUsage, "", "usage: kdumpctl load"},
+		{"-h", 0, "usage: kdumpctl load", ""},
+		{"help", 0, "usage: kdumpctl load", ""},
+		{"start", exitUsage, "", `kdumpctl: unknown command "start"; want load, unload or status`},
+		{"load -h", 0, "-append WORDS", ""},
+		{"unload -h", 0, "usage of kdumpctl unload", ""},
+		{"status --help", 0, "-json", ""},
+		{"load -x", exitUsage, "", "kdumpctl load: flag provided but not defined: -x"},
+		{"status now", exitUsage, "", `kdumpctl status: unexpected argument "now"; want flags only`},
+	} {
+		var stdout, stderr bytes.Buffer
+		code := run(strings.Fields(tt.args), nil, &stdout, &stderr)
+		has := func(b *bytes.Buffer, want string) bool {
+			return want == "" && b.Len() == 0 || want != "" && strings.Contains(b.String(), want)
+		}
+		if code != tt.code || !has(&stdout, tt.stdout) || !has(&stderr, tt.stderr) {
+			t.Errorf("%q: %d %q %q", tt.args, code, &stdout, &stderr)
+		}
+	}
+}

@@ -1,0 +1,87 @@
+// Kdumpctl loads and unloads the capture kernel on a production system, and
+// says how it stands. See kdumpctl(8).
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+)
+
+func main() {
+	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
+
+// Exit statuses. Those of status are the init scripts' of the LSB where it
+// has one: 3 is "not running".
+const (
+	exitOK          = 0
+	exitError       = 1
+	exitUsage       = 2
+	exitNotLoaded   = 3
+	exitNotReserved = 4
+)
+
+const usage = `usage: kdumpctl load [-kernel FILE] [-initrd FILE] [-append WORDS]
+       kdumpctl unload
+       kdumpctl status [-json]
+
+load    loads the capture kernel, which a panic then starts
+unload  takes it out again
+status  says what is reserved, what is loaded, and where a dump would go;
+        exit status 0: loaded, 3: not loaded, 4: no memory is reserved
+`
+
+func run(args []string, _ io.Reader, stdout, stderr io.Writer) int {
+	return realHost().run(args, stdout, stderr)
+}
+
+func (h *host) run(args []string, stdout, stderr io.Writer) int {
+	if len(args) == 0 {
+		fmt.Fprint(stderr, usage)
+		return exitUsage
+	}
+	name, args := args[0], args[1:]
+	var command func(args []string, stdout, stderr io.Writer) (int, error)
+	switch name {
+	case "load":
+		command = h.load
+	case "unload":
+		command = h.unload
+	case "status":
+		command = h.status
+	case "-h", "-help", "--help", "help":
+		fmt.Fprint(stdout, usage)
+		return exitOK
+	default:
+		fmt.Fprintf(stderr, "kdumpctl: unknown command %q; want load, unload or status\n", name)
+		return exitUsage
+	}
+	code, err := command(args, stdout, stderr)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		return exitOK
+	case err != nil:
+		fmt.Fprintf(stderr, "kdumpctl %s: %v\n", name, err)
+	}
+	return code
+}
+
+// parse reads the flags of a command, and refuses arguments behind them. Help
+// goes to standard output when it was asked for.
+func parse(fs *flag.FlagSet, args []string, stdout io.Writer) error {
+	fs.SetOutput(io.Discard)
+	err := fs.Parse(args)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		fs.SetOutput(stdout)
+		fmt.Fprintf(stdout, "usage of kdumpctl %s:\n", fs.Name())
+		fs.PrintDefaults()
+		return err
+	case err == nil && fs.NArg() > 0:
+		return fmt.Errorf("unexpected argument %q; want flags only", fs.Arg(0))
+	}
+	return err
+}

@@ -1,0 +1,118 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/ukdump/ukdump/pkg/kexec"
+)
+
+// A report is what status -json prints. What is not known is left out.
+type report struct {
+	ReservedBytes uint64     `json:"reserved_bytes"`
+	Ranges        []string   `json:"ranges"` // of physical addresses, ends included
+	Loaded        bool       `json:"loaded"`
+	Kernel        string     `json:"kernel,omitempty"`
+	Initrd        string     `json:"initrd,omitempty"`
+	Cmdline       string     `json:"cmdline,omitempty"`
+	Targets       []string   `json:"targets,omitempty"`
+	LoadedAt      *time.Time `json:"loaded_at,omitempty"`
+}
+
+func (h *host) status(args []string, stdout, stderr io.Writer) (int, error) {
+	fs := flag.NewFlagSet("status", flag.ContinueOnError)
+	asJSON := fs.Bool("json", false, "print JSON")
+	if err := parse(fs, args, stdout); err != nil {
+		return exitUsage, err
+	}
+	if err := h.needRoot(); err != nil {
+		return exitError, err
+	}
+	r, err := h.report(stderr)
+	if err != nil {
+		return exitError, err
+	}
+	if *asJSON {
+		e := json.NewEncoder(stdout)
+		e.SetIndent("", "  ")
+		e.SetEscapeHTML(false)
+		err = e.Encode(r)
+	} else {
+		_, err = io.WriteString(stdout, r.String())
+	}
+	switch {
+	case err != nil:
+		return exitError, err
+	case r.Loaded:
+		return exitOK, nil
+	case r.ReservedBytes == 0:
+		return exitNotReserved, nil
+	}
+	return exitNotLoaded, nil
+}
+
+func (h *host) report(stderr io.Writer) (report, error) {
+	r := report{Ranges: []string{}}
+	size, ranges, err := h.reserved()
+	if errors.Is(err, kexec.ErrNoKexec) {
+		fmt.Fprintf(stderr, "kdumpctl status: %v\n", err)
+		return r, nil
+	}
+	if err != nil {
+		return r, err
+	}
+	r.ReservedBytes = size
+	for _, rg := range ranges {
+		r.Ranges = append(r.Ranges, rg.String())
+	}
+	if r.Loaded, err = h.loaded(); err != nil || !r.Loaded {
+		return r, err
+	}
+	s, err := h.readState()
+	if err != nil {
+		fmt.Fprintf(stderr, "kdumpctl status: warning: what is loaded is not known: %v\n", err)
+	}
+	if s != nil {
+		r.Kernel, r.Initrd, r.Cmdline, r.Targets, r.LoadedAt = s.Kernel, s.Initrd, s.Cmdline, s.Targets, &s.LoadedAt
+	}
+	return r, nil
+}
+
+func (r report) String() string {
+	var b strings.Builder
+	line := func(name, format string, args ...any) {
+		fmt.Fprintf(&b, "%-9s %s\n", name+":", fmt.Sprintf(format, args...))
+	}
+	switch {
+	case r.ReservedBytes == 0:
+		line("reserved", "nothing: add crashkernel= to the boot line (kdumpctl load says how much)")
+	case len(r.Ranges) == 0:
+		line("reserved", "%s", mib(r.ReservedBytes))
+	default:
+		line("reserved", "%s, %s", mib(r.ReservedBytes), strings.Join(r.Ranges, " and "))
+	}
+	switch {
+	case !r.Loaded:
+		line("loaded", "no")
+		return b.String()
+	case r.LoadedAt == nil:
+		line("loaded", "yes, by another program or kdumpctl could not note what")
+		return b.String()
+	}
+	line("loaded", "yes, at %s", r.LoadedAt.Format(time.RFC3339))
+	line("kernel", "%s", r.Kernel)
+	line("initrd", "%s", r.Initrd)
+	line("cmdline", "%s", r.Cmdline)
+	for _, t := range r.Targets {
+		line("target", "%s", t)
+	}
+	if len(r.Targets) == 0 {
+		line("target", "none: a crash is reported to the console only")
+	}
+	return b.String()
+}
