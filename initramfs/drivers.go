@@ -1,0 +1,108 @@
+package main
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/ukdump/ukdump/pkg/targets"
+)
+
+// group is the modules that an image carries for one reason. Names may be
+// aliases; what they depend on, softly too, is found by itself.
+type group struct {
+	reason string
+	names  []string
+	needed int // how many of the first names a kernel must have: the configuration asks for them
+}
+
+// buses are the ways to a disk. The machine that builds does not know the one
+// that crashes, so each image has all of them that its kernel has as modules.
+// A driver without hardware costs its file until the image is unpacked, and
+// some tens of KiB once it is loaded.
+func buses() []group {
+	return []group{
+		{reason: "disks", names: []string{"sd_mod"}},
+		{reason: "virtio", names: []string{"virtio_pci", "virtio_mmio", "virtio_blk", "virtio_scsi"}},
+		{reason: "NVMe", names: []string{"nvme"}},
+		{reason: "SATA", names: []string{"ahci", "ata_piix", "ahci_platform"}},
+		{reason: "USB disks", names: []string{"xhci_pci", "ehci_pci", "usb_storage", "uas"}},
+		{reason: "SD, eMMC", names: []string{"mmc_block", "sdhci_pci", "sdhci_acpi"}},
+		// Not hv_storvsc: without its hypervisor it fails with ten lines of
+		// unknown symbols, in every capture.
+		{reason: "hypervisors", names: []string{"vmw_pvscsi", "xen_blkfront"}},
+	}
+}
+
+// filesystem is what mounting a file system takes.
+func filesystem(fstype string) group {
+	g := group{reason: fstype, names: []string{fstype}}
+	switch fstype {
+	case "ext2", "ext3":
+		g.names = []string{"ext4"} // it mounts all three
+	case "vfat":
+		// The code pages that a kernel may have as defaults of codepage= and
+		// iocharset= (CONFIG_FAT_DEFAULT_*): without them mount fails.
+		g.names = []string{"vfat", "nls_cp437", "nls_ascii", "nls_iso8859_1", "nls_utf8"}
+	}
+	return g
+}
+
+// drivers is the table: what targets need, in load order.
+func drivers(specs []targets.Spec) []group {
+	all := buses()
+	types, guessed := fstypes(specs)
+	for _, fstype := range types {
+		g := filesystem(fstype)
+		if !slices.Contains(guessed, fstype) {
+			g.needed = 1 // the driver itself
+		}
+		all = append(all, g)
+	}
+	return all
+}
+
+// fstypes are the file systems of the targets, in the order of their first
+// use. Where one does not say its fstype, all that may be meant are guessed.
+func fstypes(specs []targets.Spec) (types, guessed []string) {
+	guess := len(specs) == 0 // targets are to come on the command line
+	for _, s := range specs {
+		switch {
+		case s.Scheme != "disk":
+		case s.FSType == "":
+			guess = true
+		case !slices.Contains(types, s.FSType):
+			types = append(types, s.FSType)
+		}
+	}
+	if !guess {
+		return types, nil
+	}
+	for _, fstype := range []string{"ext4", "xfs", "vfat", "btrfs"} {
+		if !slices.Contains(types, fstype) {
+			types = append(types, fstype)
+			guessed = append(guessed, fstype)
+		}
+	}
+	return types, guessed
+}
+
+// chosen are the groups once the flags -modules-only and -add-modules have had
+// their say. Whoever names a module wants it.
+func chosen(specs []targets.Spec, only, add string) []group {
+	groups := drivers(specs)
+	if only != "" {
+		groups = nil
+		if names := words(only); !slices.Equal(names, []string{"none"}) {
+			groups = []group{{reason: "-modules-only", names: names, needed: len(names)}}
+		}
+	}
+	if names := words(add); len(names) > 0 {
+		groups = append(groups, group{reason: "-add-modules", names: names, needed: len(names)})
+	}
+	return groups
+}
+
+// words splits a list at commas and spaces.
+func words(list string) []string {
+	return strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == ' ' })
+}

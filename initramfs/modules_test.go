@@ -1,0 +1,237 @@
+package main
+
+import (
+	"bytes"
+	"debug/elf"
+	"encoding/binary"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/ukdump/ukdump/internal/modules"
+	"github.com/ukdump/ukdump/internal/modules/resolve"
+	"github.com/ukdump/ukdump/pkg/targets"
+)
+
+// kernelModule is the smallest ELF file that is a module by its .modinfo.
+func kernelModule(machine elf.Machine, fields ...string) []byte {
+	const names = "\x00.modinfo\x00.shstrtab\x00"
+	modinfo := strings.Join(fields, "\x00") + "\x00"
+	h := elf.Header64{
+		Type: uint16(elf.ET_REL), Machine: uint16(machine), Version: 1, Ehsize: 64, Shentsize: 64, Shnum: 3, Shstrndx: 2,
+		Shoff: uint64(64 + len(modinfo) + len(names)),
+	}
+	copy(h.Ident[:], "\x7fELF\x02\x01\x01")
+	sections := [3]elf.Section64{
+		1: {Name: 1, Type: uint32(elf.SHT_PROGBITS), Flags: uint64(elf.SHF_ALLOC), Off: 64, Size: uint64(len(modinfo)), Addralign: 1},
+		2: {Name: 10, Type: uint32(elf.SHT_STRTAB), Off: uint64(64 + len(modinfo)), Size: uint64(len(names)), Addralign: 1},
+	}
+	var b bytes.Buffer
+	for _, part := range []any{h, []byte(modinfo + names), sections} {
+		if err := binary.Write(&b, binary.LittleEndian, part); err != nil {
+			panic(err) // a bytes.Buffer takes it all
+		}
+	}
+	return b.Bytes()
+}
+
+const fakeRelease = "9.9.9-fake"
+
+// fakeTree is a folder of modules as a kernel package leaves it, without
+// modules.dep: virtio_blk compressed, xfs with a soft dependency, ext4 and
+// vfat's code pages built in.
+func fakeTree(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	add := func(name string, fields ...string) {
+		t.Helper()
+		data := kernelModule(elf.EM_X86_64, append(fields, "vermagic="+fakeRelease+" SMP")...)
+		if strings.HasSuffix(name, ".zst") {
+			z, err := zstd.NewWriter(nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			data = z.EncodeAll(data, nil)
+		}
+		writeFile(t, filepath.Join(dir, "kernel", name), data)
+	}
+	add("drivers/virtio/virtio.ko")
+	add("drivers/virtio/virtio_pci.ko", "depends=virtio")
+	add("drivers/block/virtio_blk.ko.zst", "depends=virtio")
+	add("drivers/scsi/sd_mod.ko", "depends=scsi_mod")
+	add("drivers/scsi/scsi_mod.ko")
+	add("fs/xfs/xfs.ko", "softdep=pre: crc32c", "firmware=xfs.bin")
+	add("fs/fat/fat.ko")
+	add("fs/fat/vfat.ko", "depends=fat")
+	add("crypto/crc32c-generic.ko", "alias=crc32c")
+	writeFile(t, filepath.Join(dir, "modules.builtin"),
+		[]byte("kernel/fs/ext4/ext4.ko\nkernel/fs/nls/nls_cp437.ko\nkernel/fs/nls/nls_ascii.ko\n"))
+	return dir
+}
+
+func writeFile(t *testing.T, name string, data []byte) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(name, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func specs(t *testing.T, urls ...string) []targets.Spec {
+	t.Helper()
+	var all []targets.Spec
+	for _, u := range urls {
+		s, err := targets.Parse(u)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, s)
+	}
+	return all
+}
+
+func listOf(set *moduleSet) string {
+	var all []string
+	for _, m := range set.modules {
+		all = append(all, modules.Name(m.path))
+	}
+	return strings.Join(all, " ")
+}
+
+func TestModulesOfATarget(t *testing.T) {
+	dir := fakeTree(t)
+	const buses = "scsi_mod sd_mod virtio virtio_pci virtio_blk"
+	for _, c := range []struct{ name, url, only, add, want string }{
+		{"file system built in", "disk:///c?dev=LABEL=C&fstype=ext4", "", "", buses},
+		{"soft dependency by alias", "disk:///c?dev=LABEL=C&fstype=xfs", "", "", buses + " crc32c_generic xfs"},
+		{"fat with code pages", "disk:///c?dev=LABEL=C&fstype=vfat", "", "", buses + " fat vfat"},
+		{"any file system", "disk:///c?dev=LABEL=C", "", "", buses + " crc32c_generic xfs fat vfat"},
+		{"mounted already", "file:///var/crash", "", "", buses},
+		{"only", "disk:///c?dev=LABEL=C", "virtio_blk,virtio-pci", "", "virtio virtio_blk virtio_pci"},
+		{"none", "disk:///c?dev=LABEL=C&fstype=xfs", "none", "", ""},
+		{"more", "file:///c", "none", "xfs", "crc32c_generic xfs"},
+	} {
+		set, err := collect(dir, "amd64", chosen(specs(t, c.url), c.only, c.add))
+		if err != nil {
+			t.Errorf("%s: %v", c.name, err)
+			continue
+		}
+		if got := listOf(set); got != c.want {
+			t.Errorf("%s: got %q, want %q", c.name, got, c.want)
+		}
+		if set.release != fakeRelease {
+			t.Errorf("%s: release %q", c.name, set.release)
+		}
+	}
+}
+
+func TestModuleList(t *testing.T) {
+	set, err := collect(fakeTree(t), "amd64", chosen(specs(t, "disk:///c?dev=LABEL=C&fstype=ext4"), "", ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := set.list()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const dir = "/lib/modules/" + fakeRelease + "/kernel/drivers/"
+	want := dir + "scsi/scsi_mod.ko\n" + dir + "scsi/sd_mod.ko\n" + dir + "virtio/virtio.ko\n" + dir + "virtio/virtio_pci.ko\n" + dir + "block/virtio_blk.ko\n"
+	if string(text) != want {
+		t.Errorf("got\n%swant\n%s", text, want)
+	}
+	if i := slices.IndexFunc(set.modules, func(m module) bool { return strings.HasSuffix(m.path, "virtio_blk.ko") }); !bytes.HasPrefix(set.modules[i].data, []byte("\x7fELF")) {
+		t.Error("virtio_blk is not decompressed")
+	}
+	if got := strings.Join(set.builtIn, " "); got != "ext4" {
+		t.Errorf("built in: %q", got)
+	}
+	if !slices.Contains(set.absent, "nvme") {
+		t.Errorf("absent: %q", set.absent)
+	}
+	if got := set.modules[2].reason; got != "virtio" {
+		t.Errorf("the reason for virtio is %q", got)
+	}
+}
+
+func TestModuleErrors(t *testing.T) {
+	dir := fakeTree(t)
+	foreign := fakeTree(t)
+	writeFile(t, filepath.Join(foreign, "kernel/fs/fat/fat.ko"), kernelModule(elf.EM_AARCH64, "vermagic="+fakeRelease))
+	other := fakeTree(t)
+	writeFile(t, filepath.Join(other, "kernel/fs/fat/fat.ko"), kernelModule(elf.EM_X86_64, "vermagic=8.8.8"))
+	for _, c := range []struct{ name, dir, url, only, add, want string }{
+		{"file system", dir, "disk:///c?dev=LABEL=C&fstype=btrfs", "", "", "btrfs"},
+		{"-add-modules", dir, "file:///c", "", "virtio_blk,nosuch", "-add-modules: module nosuch"},
+		{"-modules-only", dir, "file:///c", "nosuch", "", "-modules-only: module nosuch"},
+		{"architecture", foreign, "disk:///c?dev=LABEL=C&fstype=vfat", "", "", "kernel/fs/fat/fat.ko: made for EM_AARCH64: want EM_X86_64"},
+		{"release", other, "disk:///c?dev=LABEL=C&fstype=vfat", "", "", `kernel/fs/fat/fat.ko: made for kernel "8.8.8"`},
+		{"folder", filepath.Join(dir, "nosuch"), "file:///c", "", "", "nosuch"},
+	} {
+		_, err := collect(c.dir, "amd64", chosen(specs(t, c.url), c.only, c.add))
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: error %v, want %q", c.name, err, c.want)
+		}
+	}
+}
+
+func TestFirmwareIsMentioned(t *testing.T) {
+	set, err := collect(fakeTree(t), "amd64", chosen(nil, "xfs", ""))
+	if err != nil || len(set.notes) != 1 || !strings.Contains(set.notes[0], "xfs.bin") {
+		t.Errorf("%v, notes %q", err, set.notes)
+	}
+}
+
+func TestFilesystemsOfTargets(t *testing.T) {
+	for _, c := range []struct {
+		urls           []string
+		types, guessed string
+	}{
+		{nil, "ext4 xfs vfat btrfs", "ext4 xfs vfat btrfs"},
+		{[]string{"file:///a"}, "", ""},
+		{[]string{"disk:///a?dev=LABEL=A&fstype=xfs", "disk:///a?dev=LABEL=B&fstype=xfs"}, "xfs", ""},
+		{[]string{"disk:///a?dev=LABEL=A&fstype=xfs", "disk:///a?dev=LABEL=B"}, "xfs ext4 vfat btrfs", "ext4 vfat btrfs"},
+	} {
+		types, guessed := fstypes(specs(t, c.urls...))
+		if strings.Join(types, " ") != c.types || strings.Join(guessed, " ") != c.guessed {
+			t.Errorf("%q: %q, %q; want %q, %q", c.urls, types, guessed, c.types, c.guessed)
+		}
+	}
+}
+
+// A kernel must be able to load the list of the largest image one by one.
+func TestRealKernels(t *testing.T) {
+	dirs := filepath.SplitList(os.Getenv("UKDUMP_MODULES"))
+	if len(dirs) == 0 {
+		t.Skip("UKDUMP_MODULES names no /lib/modules/RELEASE folders of real kernels (x86)")
+	}
+	for _, dir := range dirs {
+		set, err := collect(dir, "amd64", drivers(nil))
+		if err != nil {
+			t.Errorf("%s: %v", dir, err)
+			continue
+		}
+		total, loaded := 0, make(map[string]bool)
+		for _, m := range set.modules {
+			info, err := resolve.ReadInfo(bytes.NewReader(m.data))
+			if err != nil {
+				t.Errorf("%s: %v", m.path, err)
+			}
+			for _, dep := range info.Depends {
+				// What is neither in the list nor in front is built in, or missing.
+				late := slices.ContainsFunc(set.modules, func(m module) bool { return modules.Name(m.path) == modules.Name(dep) })
+				if late && !loaded[modules.Name(dep)] {
+					t.Errorf("%s: %s comes before %s, which it needs", set.release, m.path, dep)
+				}
+			}
+			loaded[modules.Name(m.path)] = true
+			total += len(m.data)
+		}
+		t.Logf("%s: %d modules, %s: %s; built in: %v; absent: %v", set.release, len(set.modules), human(total), listOf(set), set.builtIn, set.absent)
+	}
+}
