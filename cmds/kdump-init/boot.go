@@ -22,14 +22,16 @@ import (
 // capture is the state of PID 1. A step that outlived its deadline may still
 // touch it; nothing that steps after it need is written by more than one step.
 type capture struct {
-	start      time.Time
-	consoles   *console.Set
-	kmsg       *kmsg.Writer
-	cmdline    string
-	elfcorehdr string
-	cfg        config.Config
-	deadline   *time.Timer // of everything; fires finish
-	ended      sync.Once
+	start    time.Time
+	consoles *console.Set
+	kmsg     *kmsg.Writer
+
+	kernelShows bool // what goes to kmsg is on the consoles by itself
+	cmdline     string
+	elfcorehdr  string
+	cfg         config.Config
+	deadline    *time.Timer // of everything; fires finish
+	ended       sync.Once
 
 	saved string // what the last good attempt left; for the closing line
 }
@@ -97,6 +99,9 @@ func (c *capture) logf(format string, a ...any) {
 	line := fmt.Sprintf(format, a...)
 	if c.kmsg != nil {
 		c.kmsg.Line(line)
+		if c.kernelShows {
+			return
+		}
 	}
 	c.show("kdump-init: " + line)
 }
@@ -108,6 +113,33 @@ func (c *capture) show(line string) {
 		return
 	}
 	c.consoles.Line(fmt.Sprintf("[%8.3f] %s", uptime(), line))
+}
+
+// consolePatience is how long a line may wait for a console that is behind.
+const consolePatience = 10 * time.Second
+
+// showWithin puts a line on the consoles as it is and waits for slow ones.
+func (c *capture) showWithin(line string, patience time.Duration) {
+	if c.consoles != nil {
+		c.consoles.LineWithin(line, patience)
+	}
+}
+
+// kernelShowsDebug says whether the kernel itself puts all of its log on the
+// consoles, as with "debug" or "ignore_loglevel": lines written there too would
+// stand twice.
+func kernelShowsDebug() bool {
+	ignore, err := os.ReadFile("/sys/module/printk/parameters/ignore_loglevel")
+	if err == nil && strings.HasPrefix(string(ignore), "Y") {
+		return true
+	}
+	levels, err := os.ReadFile("/proc/sys/kernel/printk")
+	if err != nil {
+		return false
+	}
+	var console int
+	_, err = fmt.Sscan(string(levels), &console)
+	return err == nil && console > 7
 }
 
 // uptime is the clock of the kernel's log.
@@ -134,6 +166,7 @@ func (c *capture) mountKernel() error {
 }
 
 func (c *capture) openLog() (err error) {
+	c.kernelShows = kernelShowsDebug()
 	c.consoles = console.Open("/sys/class/tty/console/active", "/dev")
 	c.kmsg, err = kmsg.Open("kdump-init: ", kmsg.Debug)
 	return err
@@ -219,7 +252,7 @@ func (c *capture) attempts() error {
 	best := exitNothing
 	for _, a := range plan(c.cfg, c.elfcorehdr) {
 		target := a.argv[len(a.argv)-1]
-		if target == "-" && best == exitLogOnly {
+		if a.console() && best == exitLogOnly {
 			break // the log is safe on a target already
 		}
 		c.logf("run %s", a)
@@ -227,7 +260,7 @@ func (c *capture) attempts() error {
 		switch {
 		case err != nil:
 			c.logf("savecore: %v", err)
-		case status == exitSaved && target == "-":
+		case status == exitSaved && a.console():
 			return errors.New("no target could be used, the kernel log is above")
 		case status == exitSaved:
 			c.saved = "crash saved on " + target

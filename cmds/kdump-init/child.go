@@ -45,7 +45,7 @@ func (c *capture) child(a attempt) (status int, err error) {
 	relayed := make(chan struct{})
 	go func() {
 		defer close(relayed)
-		c.relay(r)
+		c.relay(r, a)
 	}()
 	ws, err := waitChild(pid, a.timeout)
 	select { // its last words; a grandchild may hold the pipe open for ever
@@ -61,10 +61,17 @@ func (c *capture) child(a attempt) (status int, err error) {
 	return ws.ExitStatus(), nil
 }
 
-func (c *capture) relay(r *os.File) {
+// relay puts what an attempt says on the consoles. The kernel log of the last
+// resort goes at the consoles' own pace; other lines may be lost on slow ones.
+func (c *capture) relay(r *os.File, a attempt) {
 	lines := bufio.NewScanner(r)
 	for lines.Scan() {
-		c.show("savecore: " + lines.Text())
+		switch {
+		case a.console():
+			c.showWithin(lines.Text(), consolePatience)
+		case !c.kernelShows:
+			c.show("savecore: " + lines.Text())
+		}
 	}
 }
 

@@ -29,6 +29,9 @@ func (a attempt) String() string {
 	return strings.Join(words, " ")
 }
 
+// console says whether this is the last resort, the kernel log on the consoles.
+func (a attempt) console() bool { return a.argv[len(a.argv)-1] == "-" }
+
 // plan lists the attempts in order: each target of the configuration, and at
 // last the console, which can always take the kernel log.
 func plan(cfg config.Config, elfcorehdr string) []attempt {

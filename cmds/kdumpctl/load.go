@@ -15,6 +15,7 @@ import (
 	"github.com/ukdump/ukdump/internal/cmdline"
 	"github.com/ukdump/ukdump/pkg/config"
 	"github.com/ukdump/ukdump/pkg/kexec"
+	"github.com/ukdump/ukdump/pkg/targets"
 )
 
 func (h *host) load(args []string, stdout, stderr io.Writer) (int, error) {
@@ -150,15 +151,18 @@ func (p *plan) configure(files contents) error {
 	name := p.initrd.Name() + ":/etc/kdump.conf"
 	c, problems := config.Parse(bytes.NewReader(files.conf), name)
 	problems = append(problems, c.ApplyCmdline(p.cmdline)...)
-	if len(problems) > 0 {
-		errs := make([]error, len(problems))
-		for i, problem := range problems {
-			errs[i] = problem
-		}
-		return fmt.Errorf("the capture would not do as it is told:\n%w", errors.Join(errs...))
+	var errs []error
+	for _, problem := range problems {
+		errs = append(errs, problem)
 	}
 	for _, url := range c.Targets {
+		if _, err := targets.Parse(url); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", c.Where("target"), err))
+		}
 		p.targets = append(p.targets, config.Redact(url))
+	}
+	if len(errs) > 0 {
+		return fmt.Errorf("the capture would not do as it is told:\n%w", errors.Join(errs...))
 	}
 	return nil
 }

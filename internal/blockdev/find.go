@@ -72,10 +72,13 @@ func find(ctx context.Context, sys system, spec Spec, logf func(string, ...any))
 	} else {
 		s.logf("no device events (%v): looking every second", err)
 	}
-	for {
+	for first := true; ; first = false {
 		s.look(ctx)
 		if d, ok := s.choose(false); ok {
 			return d, nil
+		}
+		if first {
+			s.logf("waiting for %s", spec)
 		}
 		if s.wait(ctx, wake) {
 			continue

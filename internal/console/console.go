@@ -58,12 +58,24 @@ func (s *Set) open(path string) {
 	})
 }
 
-// Line queues a line for every console. It never blocks.
+// Line queues a line for every console. It never blocks: a console that is
+// behind loses the line.
 func (s *Set) Line(l string) {
 	for _, t := range s.ttys {
 		select {
 		case t.lines <- l + "\r\n":
 		default:
+		}
+	}
+}
+
+// LineWithin queues a line for every console, waiting up to patience for each
+// that is behind.
+func (s *Set) LineWithin(l string, patience time.Duration) {
+	for _, t := range s.ttys {
+		select {
+		case t.lines <- l + "\r\n":
+		case <-time.After(patience):
 		}
 	}
 }

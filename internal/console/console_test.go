@@ -63,6 +63,21 @@ func TestStuckConsoleDoesNotBlock(t *testing.T) {
 	}
 }
 
+// The kernel log on the console, the last resort, is longer than the queue.
+func TestLineWithinLosesNothing(t *testing.T) {
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "console"), "")
+	s := Open(filepath.Join(dir, "none"), dir)
+	const lines = 20 * queued
+	for range lines {
+		s.LineWithin("x", time.Minute)
+	}
+	s.Close(time.Minute)
+	if st, err := os.Stat(filepath.Join(dir, "console")); err != nil || st.Size() != lines*int64(len("x\r\n")) {
+		t.Errorf("%d lines became %d bytes (%v)", lines, st.Size(), err)
+	}
+}
+
 func write(t *testing.T, path, s string) {
 	t.Helper()
 	if err := os.WriteFile(path, []byte(s), 0o600); err != nil {

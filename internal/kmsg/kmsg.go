@@ -45,7 +45,7 @@ func Open(tag string, prio Priority) (*Writer, error) {
 		return nil, err
 	}
 	// Not fatal: a limited log is better than none.
-	_ = os.WriteFile("/proc/sys/kernel/printk_devkmsg", []byte("on"), 0)
+	_ = os.WriteFile("/proc/sys/kernel/printk_devkmsg", []byte("on\n"), 0) // the newline is required
 	return &Writer{f: f, prio: prio, tag: tag}, nil
 }
 

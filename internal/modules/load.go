@@ -45,6 +45,7 @@ type Options struct {
 func Load(ctx context.Context, entries []Entry, opts Options) []Result {
 	blocked, params := fromCmdline(opts.Cmdline)
 	results := make([]Result, 0, len(entries))
+	absent := false // some module's hardware is not there
 	for _, e := range entries {
 		r := Result{Entry: e}
 		if blocked[e.Name()] {
@@ -65,7 +66,9 @@ func Load(ctx context.Context, entries []Entry, opts Options) []Result {
 		default:
 			r.Took = time.Since(start)
 			r.Err = fmt.Errorf("load %s: %w", e.Name(), err)
-			r.Absent = errors.Is(err, unix.ENODEV)
+			// ENOENT: it needs a module before it, which found no hardware.
+			r.Absent = errors.Is(err, unix.ENODEV) || absent && errors.Is(err, unix.ENOENT)
+			absent = absent || r.Absent
 		}
 		results = append(results, r)
 	}
