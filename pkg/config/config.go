@@ -188,7 +188,16 @@ func newParser(c *Config) *parser {
 	return p
 }
 
+// maxProblems bounds what a file of garbage says on the capture's console.
+const maxProblems = 50
+
 func (p *parser) problem(pr Problem) {
+	switch {
+	case len(p.problems) > maxProblems:
+		return
+	case len(p.problems) == maxProblems:
+		pr = Problem{Where: pr.Where, Msg: "more is wrong, from here on not listed"}
+	}
 	pr.Value = redactAny(pr.Value)
 	p.problems = append(p.problems, pr)
 }
@@ -198,7 +207,10 @@ func (p *parser) assign(where, written, name, value string) {
 	pr := Problem{Where: where, Key: written, Value: value}
 	k, ok := p.keys[name]
 	if !ok {
-		pr.Msg, pr.Want = "unknown key", p.suggest(written)
+		pr.Msg = "unknown key"
+		if len(p.problems) < maxProblems {
+			pr.Want = p.suggest(written)
+		}
 		p.problem(pr)
 		return
 	}

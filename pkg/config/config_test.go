@@ -176,6 +176,31 @@ func TestLimits(t *testing.T) {
 	}
 }
 
+func TestManyProblems(t *testing.T) {
+	for _, n := range []int{maxProblems - 1, maxProblems, maxProblems + 1, 9000} {
+		c, problems := parse(strings.Repeat("x=1\n", n) + "level = 3\n")
+		if len(problems) != min(n, maxProblems+1) || c.Level != 3 {
+			t.Error(n, len(problems), c.Level)
+		}
+		if last := problems[len(problems)-1].Error(); (n > maxProblems) != (last == "kdump.conf:51: more is wrong, from here on not listed") {
+			t.Error(n, last)
+		}
+	}
+}
+
+func TestLongLists(t *testing.T) {
+	for _, n := range []int{maxList, maxList + 1} {
+		c, problems := parse(strings.Repeat("target = file:///a\n", n))
+		if len(c.Targets) != maxList || len(problems) != n-maxList {
+			t.Error(n, len(c.Targets), problems)
+		}
+	}
+	c, problems := parse(strings.Repeat("ip=dhcp\n", maxNetwork+1))
+	if len(c.Network) != maxNetwork || len(problems) == 0 {
+		t.Error(len(c.Network), problems)
+	}
+}
+
 func TestApplyCmdline(t *testing.T) {
 	file, _ := parse("target = file:///a\ntarget = file:///b\nlevel = 1\nip = eth0:dhcp\nvlan = vlan5:eth0\n")
 	for _, tt := range []struct {

@@ -51,6 +51,9 @@ func later(k key) key {
 	return k
 }
 
+// maxList bounds how often a key that may be repeated is.
+const maxList = 64
+
 func listKey(name, want string, check func(string) string, field func(*Config) *[]string) key {
 	return key{name: name, want: want, repeat: true,
 		parse: func(c *Config, value string) string {
@@ -59,6 +62,9 @@ func listKey(name, want string, check func(string) string, field func(*Config) *
 			}
 			// A full slice expression, so that copies of a Config share no room.
 			list := *field(c)
+			if len(list) >= maxList {
+				return "one too many, " + strconv.Itoa(maxList) + " are there"
+			}
 			*field(c) = append(list[:len(list):len(list)], value)
 			return ""
 		},

@@ -11,6 +11,9 @@ import (
 
 func isNetwork(key string) bool { return cmdline.IsNetwork(key) }
 
+// maxNetwork bounds how many network words there are.
+const maxNetwork = 256
+
 // network keeps a network word. Its meaning is pkg/netcfg's matter: a word
 // whose form looks wrong from here is reported, and kept all the same, since
 // to lose the network over a doubt would lose the dump.
@@ -26,6 +29,11 @@ func (p *parser) network(where string, w Word) {
 	}
 	if p.seen[w.Key] == "" {
 		p.forget(w.Key)
+	}
+	if len(p.c.Network) >= maxNetwork {
+		pr.Msg = "one network word too many"
+		p.problem(pr)
+		return
 	}
 	p.seen[w.Key] = where
 	p.c.set[w.Key] = where
