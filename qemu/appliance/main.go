@@ -298,7 +298,7 @@ func (a *appliance) loadSelf() error {
 	}
 	defer i.Close()
 	const usual = "console=ttyS0 ignore_loglevel irqpoll nr_cpus=1 reset_devices cgroup_disable=memory mce=off numa=off panic=10 " +
-		"acpi_no_memhotplug transparent_hugepage=never nokaslr novmcoredd cma=0 hugetlb_cma=0 "
+		"acpi_no_memhotplug transparent_hugepage=never nokaslr novmcoredd cma=0 hugetlb_cma=0 iomem=relaxed "
 	if err := unix.KexecFileLoad(int(k.Fd()), int(i.Fd()), usual+a.words["appliance.append"], unix.KEXEC_FILE_ON_CRASH); err != nil {
 		return fmt.Errorf("kexec_file_load: %w", err)
 	}

@@ -181,7 +181,7 @@ func testLogOnly(t *testing.T, l *lab) {
 	checkFiles(t, dir, "vmcore-dmesg.txt", "capture.log", "SHA256SUMS")
 	contains(t, dir, "vmcore-dmesg.txt", unique)
 	contains(t, dir, "capture.log", "core not saved")
-	want(t, res, "kdump-init: FAILED: only the kernel log saved")
+	want(t, res, "kdump-init: FAILED: ", "only the kernel log saved")
 }
 
 // testKilled: savecore dies in mid write. What it has written keeps its name of

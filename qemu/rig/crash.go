@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/ukdump/ukdump/initramfs/cpio"
@@ -113,6 +114,10 @@ func (r *Rig) power(ctx context.Context, c Crash, config vm.Config, res *Result)
 	}
 	err = m.Done(ctx)
 	res.Lines = m.Lines()
+	if text, ok := res.Said("appliance: failed: "); ok {
+		_, text, _ = strings.Cut(text, "appliance: failed: ")
+		err = errors.Join(err, errors.New("production: "+text))
+	}
 	if err = errors.Join(err, <-watched); err != nil {
 		return fmt.Errorf("%w; the console is in %s/serial.log", err, res.Dir)
 	}

@@ -28,8 +28,11 @@ func main() {
 }
 
 func run(args []string, _ io.Reader, _, stderr io.Writer) int {
-	if len(args) == 2 {
-		return killer(args[0], args[1], stderr)
+	switch {
+	case len(args) == 3 && args[0] == "kill":
+		return killer(args[1], args[2], stderr)
+	case len(args) == 2 && args[0] == "cover":
+		return coverLater(args[1], stderr)
 	}
 	if err := sabotage(); err != nil {
 		fmt.Fprintf(stderr, "saboteur: %v\n", err)
@@ -53,30 +56,52 @@ func sabotage() error {
 		switch w.Key {
 		case "saboteur.kill":
 			name, size, _ := strings.Cut(w.Value, ":")
-			if _, err := os.StartProcess("/saboteur", []string{"saboteur", name, size}, &os.ProcAttr{Files: []*os.File{nil, os.Stdout, os.Stderr}}); err != nil {
-				return err
-			}
+			err = child("kill", name, size)
 		case "saboteur.vmcore":
-			if err := cover("/proc/vmcore", w.Value); err != nil {
-				return err
-			}
+			err = child("cover", w.Value)
+		}
+		if err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
+// child starts a process that goes on beside /init.
+func child(args ...string) error {
+	_, err := os.StartProcess("/saboteur", append([]string{"saboteur"}, args...), &os.ProcAttr{Files: []*os.File{nil, os.Stdout, os.Stderr}})
+	return err
+}
+
+// coverLater covers /proc/vmcore as soon as /init has mounted /proc: its mount
+// lies over ours, for each mount of proc has been a filesystem of its own since
+// Linux commit fa10fed30f25 ("proc: allow to mount only instances of proc in one
+// pid namespace") (in v5.8).
+func coverLater(how string, stderr io.Writer) int {
+	var first, now unix.Stat_t
+	if err := unix.Stat("/proc", &first); err != nil {
+		fmt.Fprintf(stderr, "saboteur: %v\n", err)
+		return 1
+	}
+	for range 30_000 {
+		if err := unix.Stat("/proc", &now); err == nil && now.Dev != first.Dev {
+			err := cover("/proc/vmcore", how)
+			fmt.Fprintf(stderr, "saboteur: /proc/vmcore: %s: %v\n", how, err)
+			return 0
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return 1
+}
+
 // cover puts something else in the place of a file of /proc.
 func cover(name, how string) error {
+	const path = "/saboteur.cover"
+	mode := uint32(unix.S_IFREG)
 	if how == "none" {
-		// A socket cannot be opened.
-		const path = "/saboteur.socket"
-		if err := unix.Mknod(path, unix.S_IFSOCK|0o600, 0); err != nil {
-			return err
-		}
-		return unix.Mount(path, name, "", unix.MS_BIND, "")
+		mode = unix.S_IFSOCK // cannot be opened
 	}
-	const path = "/saboteur.empty"
-	if err := os.WriteFile(path, nil, 0o600); err != nil {
+	if err := unix.Mknod(path, mode|0o600, 0); err != nil {
 		return err
 	}
 	return unix.Mount(path, name, "", unix.MS_BIND, "")
