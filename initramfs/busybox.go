@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -16,11 +17,16 @@ import (
 // CPU it takes two minutes.
 const buildTimeout = 15 * time.Minute
 
-// captureCommands is what every image holds.
+// captureCommands is what every image holds: PID 1, and what it runs.
 func captureCommands() []string {
-	const dir = "github.com/ukdump/ukdump/cmds/"
-	return []string{dir + "kdump-init", dir + "savecore", dir + "kdumpctl"}
+	return []string{commandsDir + "kdump-init", commandsDir + "savecore"}
 }
+
+// controlCommand is for the production system, and of no use in the capture
+// kernel. It is in the image so that one file serves both; it adds 680 KiB.
+func controlCommand() string { return commandsDir + "kdumpctl" }
+
+const commandsDir = "github.com/ukdump/ukdump/cmds/"
 
 // shellCommands is the emergency shell. Each of them is also a tool in go.mod,
 // which pins its version.
@@ -111,6 +117,11 @@ func (b *builder) build(ctx context.Context, commands []string) ([]byte, error) 
 	env := append(slices.Clone(b.env), "GOROOT="+b.goroot, "GOOS=linux", "GOARCH="+b.arch)
 	args := append(b.flags(), "-gen-dir="+filepath.Join(dir, "src"), "-o="+out)
 	if _, err := b.output(ctx, env, b.makebb, append(args, commands...)...); err != nil {
+		// makebb's log leads up to "Preserving DIR due to error: ...", and DIR is
+		// about to go.
+		if _, why, ok := strings.Cut(err.Error(), "due to error: "); ok {
+			err = errors.New(why)
+		}
 		return nil, fmt.Errorf("build busybox for linux/%s: %w", b.arch, err)
 	}
 	return os.ReadFile(out)

@@ -12,7 +12,8 @@ import (
 type group struct {
 	reason string
 	names  []string
-	needed int // how many of the first names a kernel must have: the configuration asks for them
+	needed int    // how many of the first names a kernel must have: the configuration asks for them
+	fstype string // if not empty: loaded only when a file system of this type is mounted
 }
 
 // buses are the ways to a disk. The machine that builds does not know the one
@@ -35,7 +36,7 @@ func buses() []group {
 
 // filesystem is what mounting a file system takes.
 func filesystem(fstype string) group {
-	g := group{reason: fstype, names: []string{fstype}}
+	g := group{reason: fstype, names: []string{fstype}, fstype: fstype}
 	switch fstype {
 	case "ext2", "ext3":
 		g.names = []string{"ext4"} // it mounts all three

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -109,13 +110,20 @@ func (c *contentsOf) addSettings(a *cpio.Archive) error {
 
 func (c *contentsOf) addModules(a *cpio.Archive) error {
 	if c.modules == nil {
-		c.modules = &moduleSet{} // an empty list says: none on purpose
+		c.modules = newModuleSet() // an empty list says: none on purpose
 	}
-	list, err := c.modules.list()
-	if err != nil {
-		return err
+	var entries []cpio.Entry
+	for _, fstype := range slices.Sorted(maps.Keys(c.modules.lists)) {
+		name := modules.ListPath
+		if fstype != "" {
+			name = modules.FSListPath(fstype)
+		}
+		text, err := listText(c.modules.lists[fstype])
+		if err != nil {
+			return err
+		}
+		entries = append(entries, cpio.Entry{Name: inArchive(name), Mode: cpio.Regular | 0o644, Data: text})
 	}
-	entries := []cpio.Entry{{Name: inArchive(modules.ListPath), Mode: cpio.Regular | 0o644, Data: list}}
 	for _, m := range c.modules.modules {
 		entries = append(entries, cpio.Entry{Name: inArchive(m.path), Mode: cpio.Regular | 0o644, Data: m.data})
 	}

@@ -34,6 +34,7 @@ type options struct {
 	arch        string
 	init        string
 	noShell     bool
+	noControl   bool
 	modulesOnly string
 	addModules  string
 	files       []string
@@ -54,6 +55,7 @@ func parseFlags(args []string, stderr io.Writer) (options, error) {
 	fs.StringVar(&o.arch, "arch", runtime.GOARCH, "build for this `GOARCH`")
 	fs.StringVar(&o.init, "init", "kdump-init", "`NAME` of the command that is /init, or the path of a static program")
 	fs.BoolVar(&o.noShell, "no-shell", false, "leave out the emergency shell and its commands")
+	fs.BoolVar(&o.noControl, "no-kdumpctl", false, "leave out kdumpctl, which only the production system runs")
 	fs.BoolVar(&o.weigh, "weigh", false, "also print which Go packages are how much of the busybox")
 	fs.Func("files", "`SRC:DST` adds a file or folder of this machine (repeat)", appendTo(&o.files))
 	fs.Func("cmds", "Go `PACKAGE` to add to the busybox (repeat)", appendTo(&o.commands))
@@ -110,11 +112,7 @@ func (o options) make(ctx context.Context, stdout io.Writer) error {
 	case o.modulesOnly != "" || o.addModules != "":
 		return fmt.Errorf("-modules-only and -add-modules need -modules DIR, a /lib/modules/RELEASE folder")
 	}
-	commands := slices.Concat(captureCommands(), o.commands)
-	var shell []string
-	if !o.noShell {
-		shell = shellCommands()
-	}
+	commands, shell := o.packages()
 	if c.commands, err = names(slices.Concat(commands, shell)); err != nil {
 		return err
 	}
@@ -137,6 +135,19 @@ func (o options) make(ctx context.Context, stdout io.Writer) error {
 		return weigh(ctx, stdout, o.arch, slices.Concat(commands, shell))
 	}
 	return nil
+}
+
+// packages are the commands that the flags ask for, those of the shell apart.
+func (o options) packages() (commands, shell []string) {
+	commands = captureCommands()
+	if !o.noControl {
+		commands = append(commands, controlCommand())
+	}
+	commands = append(commands, o.commands...)
+	if !o.noShell {
+		shell = shellCommands()
+	}
+	return commands, shell
 }
 
 // names are the commands' names in the busybox.

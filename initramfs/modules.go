@@ -24,11 +24,14 @@ type module struct {
 // moduleSet is what a kernel has of the drivers that were asked for.
 type moduleSet struct {
 	release string
-	modules []module // in load order
+	modules []module            // in load order
+	lists   map[string][]string // paths to load, in order: "" at the start, else for a file system type
 	builtIn []string
 	absent  []string // asked for, and not in this kernel
 	notes   []string // what else an operator should know
 }
+
+func newModuleSet() *moduleSet { return &moduleSet{lists: map[string][]string{"": nil}} }
 
 // collect resolves the groups in the tree at dir, a /lib/modules/RELEASE, and
 // reads the modules.
@@ -37,7 +40,7 @@ func collect(dir, arch string, groups []group) (*moduleSet, error) {
 	if err != nil {
 		return nil, err
 	}
-	set := &moduleSet{}
+	set := newModuleSet()
 	if set.release, err = tree.Release(); err != nil {
 		return nil, err
 	}
@@ -53,13 +56,54 @@ func collect(dir, arch string, groups []group) (*moduleSet, error) {
 		if err := set.check(tree, m, data, arch); err != nil {
 			return nil, fmt.Errorf("module %s: %w", m.Path, err)
 		}
-		set.modules = append(set.modules, module{
-			path:   path.Join("/lib/modules", set.release, path.Dir(m.Path), fileName(m.Path)),
-			data:   data,
-			reason: reasons[m.Name],
-		})
+		set.modules = append(set.modules, module{path: set.pathOf(m), data: data, reason: reasons[m.Name]})
 	}
-	return set, nil
+	return set, set.plan(tree, groups)
+}
+
+// pathOf is where a module goes in the image.
+func (set *moduleSet) pathOf(m resolve.Module) string {
+	return path.Join("/lib/modules", set.release, path.Dir(m.Path), fileName(m.Path))
+}
+
+// plan makes the lists: what is loaded at the start, and for each file system
+// all that it takes beyond that, though another one's list may have it too.
+func (set *moduleSet) plan(tree *resolve.Tree, groups []group) error {
+	var base []resolve.Request
+	for _, g := range groups {
+		if g.fstype == "" {
+			base = append(base, g.requests()...)
+		}
+	}
+	first, err := tree.Resolve(base)
+	if err != nil {
+		return err
+	}
+	for _, m := range first.Modules {
+		set.lists[""] = append(set.lists[""], set.pathOf(m))
+	}
+	for _, g := range groups {
+		if g.fstype == "" {
+			continue
+		}
+		all, err := tree.Resolve(slices.Concat(base, g.requests()))
+		if err != nil {
+			return err
+		}
+		for _, m := range all.Modules[len(first.Modules):] {
+			set.lists[g.fstype] = append(set.lists[g.fstype], set.pathOf(m))
+		}
+	}
+	return nil
+}
+
+// requests are a group's names as the resolver wants them.
+func (g group) requests() []resolve.Request {
+	var all []resolve.Request
+	for i, name := range g.names {
+		all = append(all, resolve.Request{Name: name, Optional: i >= g.needed})
+	}
+	return all
 }
 
 // resolve asks for one group after the other, so that each module is booked on
@@ -70,9 +114,7 @@ func (set *moduleSet) resolve(tree *resolve.Tree, groups []group) ([]resolve.Mod
 	var result resolve.Result
 	reasons := make(map[string]string)
 	for _, g := range groups {
-		for i, name := range g.names {
-			requests = append(requests, resolve.Request{Name: name, Optional: i >= g.needed})
-		}
+		requests = append(requests, g.requests()...)
 		var err error
 		if result, err = tree.Resolve(requests); err != nil {
 			return nil, nil, fmt.Errorf("%s: %w", g.reason, err)
@@ -157,11 +199,11 @@ func machine(arch string) (elf.Machine, bool) {
 	return m, ok
 }
 
-// list is the text of /etc/kdump/modules.
-func (set *moduleSet) list() ([]byte, error) {
+// listText is the text of the list with these paths.
+func listText(paths []string) ([]byte, error) {
 	var entries []modules.Entry
-	for _, m := range set.modules {
-		entries = append(entries, modules.Entry{Path: m.path})
+	for _, p := range paths {
+		entries = append(entries, modules.Entry{Path: p})
 	}
 	var b bytes.Buffer
 	err := modules.WriteList(&b, entries)

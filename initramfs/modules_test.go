@@ -136,7 +136,7 @@ func TestModuleList(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	text, err := set.list()
+	text, err := listText(set.lists[""])
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -156,6 +156,32 @@ func TestModuleList(t *testing.T) {
 	}
 	if got := set.modules[2].reason; got != "virtio" {
 		t.Errorf("the reason for virtio is %q", got)
+	}
+}
+
+// Two file systems share a module: each list must have it, as only one of the
+// two is loaded.
+func TestFilesystemListsAreWhole(t *testing.T) {
+	dir := fakeTree(t)
+	writeFile(t, filepath.Join(dir, "kernel/fs/btrfs/btrfs.ko"), kernelModule(elf.EM_X86_64, "vermagic="+fakeRelease, "depends=fat"))
+	set, err := collect(dir, "amd64", chosen(specs(t, "disk:///c?dev=LABEL=C"), "", ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	base := func(paths []string) string {
+		var names []string
+		for _, p := range paths {
+			names = append(names, strings.TrimSuffix(filepath.Base(p), ".ko"))
+		}
+		return strings.Join(names, " ")
+	}
+	for fstype, want := range map[string]string{
+		"": "scsi_mod sd_mod virtio virtio_pci virtio_blk", "ext4": "",
+		"xfs": "crc32c-generic xfs", "vfat": "fat vfat", "btrfs": "fat btrfs",
+	} {
+		if got := base(set.lists[fstype]); got != want {
+			t.Errorf("list for %q: %q, want %q", fstype, got, want)
+		}
 	}
 }
 

@@ -28,9 +28,10 @@ func (r *report) print(w io.Writer) {
 		fmt.Fprintf(w, ", kernel %s", c.modules.release)
 	}
 	fmt.Fprintf(w, ", %.1f s\n\n", r.took.Seconds())
-	r.row(w, len(c.busybox), "busybox", strings.Join(r.captureNames(), " "))
+	commands, _ := r.options.packages()
+	r.row(w, len(c.busybox), "busybox", strings.Join(c.commands[:len(commands)], " "))
 	if r.bare > 0 {
-		r.row(w, len(c.busybox)-r.bare, "  of it the shell", "what -no-shell saves: "+strings.Join(c.commands[len(r.captureNames()):], " "))
+		r.row(w, len(c.busybox)-r.bare, "  of it the shell", "what -no-shell saves: "+strings.Join(c.commands[len(commands):], " "))
 	}
 	r.row(w, len(c.settings.text), "configuration", r.targets())
 	r.modules(w)
@@ -66,10 +67,6 @@ func human(n int) string {
 		return fmt.Sprintf("%d K", (n+512)>>10)
 	}
 	return fmt.Sprintf("%.1f M", float64(n)/(1<<20))
-}
-
-func (r *report) captureNames() []string {
-	return r.contents.commands[:len(captureCommands())+len(r.options.commands)]
 }
 
 func (r *report) targets() string {

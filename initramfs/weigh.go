@@ -12,9 +12,10 @@ import (
 	"strings"
 )
 
-// weigh prints the sizes of the busybox's packages, the largest first: what
-// each has of code, constants and variables. The tables that the runtime keeps
-// for each function are not counted; they are about as much again.
+// weigh prints what the busybox is made of: its sections, and what each package
+// has of code, constants and variables. The section .gopclntab, which the
+// runtime keeps for tracebacks, is not booked on packages; it grows with their
+// code. It compiles the busybox once more, with symbols.
 func weigh(ctx context.Context, w io.Writer, arch string, commands []string) error {
 	b, err := newBuilder(ctx, arch)
 	if err != nil {
@@ -29,28 +30,39 @@ func weigh(ctx context.Context, w io.Writer, arch string, commands []string) err
 	if err != nil {
 		return err
 	}
+	sections := make(map[string]int)
+	for _, s := range f.Sections {
+		if s.Flags&elf.SHF_ALLOC != 0 && s.Type != elf.SHT_NOBITS {
+			sections[s.Name] += int(s.Size)
+		}
+	}
+	table(w, "sections of the busybox", sections)
 	symbols, err := f.Symbols()
 	if err != nil {
 		return err
 	}
-	sizes := make(map[string]int)
+	packages := make(map[string]int)
 	for _, s := range symbols {
-		// .noptrbss and .bss take no room in the file.
 		if int(s.Section) < len(f.Sections) && f.Sections[s.Section].Type != elf.SHT_NOBITS {
-			sizes[packageOf(s.Name)] += int(s.Size)
+			packages[packageOf(s.Name)] += int(s.Size)
 		}
 	}
+	table(w, "packages", packages)
+	return nil
+}
+
+// table prints the larger sizes, the largest first.
+func table(w io.Writer, title string, sizes map[string]int) {
+	const least = 8 << 10
 	keys := slices.SortedFunc(maps.Keys(sizes), func(x, y string) int {
 		return cmp.Or(sizes[y]-sizes[x], strings.Compare(x, y))
 	})
-	const least = 8 << 10
-	fmt.Fprintf(w, "\nsizes of packages, from %s:\n", human(least))
+	fmt.Fprintf(w, "\n%s, from %s:\n", title, human(least))
 	for _, k := range keys {
 		if sizes[k] >= least {
 			fmt.Fprintf(w, "%8s  %s\n", human(sizes[k]), k)
 		}
 	}
-	return nil
 }
 
 // packageOf is the package in a linker's name such as

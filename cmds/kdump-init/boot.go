@@ -220,22 +220,11 @@ const (
 )
 
 func (c *capture) loadModules() error {
-	f, err := os.Open(modules.ListPath)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil // an image for a kernel that has everything built in
-	}
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	list, err := modules.ReadList(f)
-	if err != nil {
-		c.logf("%v", err) // what could be read of it counts
-	}
 	ctx, cancel := context.WithTimeout(context.Background(), modulesTimeout)
 	defer cancel()
+	results, err := modules.LoadFile(ctx, modules.ListPath, modules.Options{PerModule: moduleTimeout, Cmdline: c.cmdline})
 	loaded := 0
-	for _, r := range modules.Load(ctx, list, modules.Options{PerModule: moduleTimeout, Cmdline: c.cmdline}) {
+	for _, r := range results {
 		switch {
 		case r.Err == nil:
 			loaded++
@@ -243,8 +232,10 @@ func (c *capture) loadModules() error {
 			c.logf("warning: %v", r.Err)
 		}
 	}
-	c.logf("%d of %d modules loaded", loaded, len(list))
-	return nil
+	if len(results) > 0 {
+		c.logf("%d of %d modules loaded", loaded, len(results))
+	}
+	return err
 }
 
 // attempts runs the plan until a target has the whole crash.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/ukdump/ukdump/internal/modules"
 	"github.com/ukdump/ukdump/pkg/dump"
 	"github.com/ukdump/ukdump/pkg/memmap"
 	"github.com/ukdump/ukdump/pkg/targets"
@@ -139,13 +140,27 @@ func (a *attempt) openTarget(ctx context.Context) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, a.o.targetTimeout)
 	defer cancel()
 	start := time.Now()
-	a.target, err = targets.Open(ctx, a.o.target, targets.Options{Log: a.log.printf, MountDir: a.o.mountDir})
+	a.target, err = targets.Open(ctx, a.o.target, targets.Options{Log: a.log.printf, MountDir: a.o.mountDir, Driver: loadDriver})
 	if err != nil {
 		return err
 	}
 	a.log.printf("target %s ready after %.1f s", targets.Redacted(a.o.target), time.Since(start).Seconds())
 	a.dir = directoryName(a.core, a.uname)
 	return nil
+}
+
+// loadDriver loads the modules that a capture image has for a file system.
+// Elsewhere there is no list, and the kernel gets its modules by itself.
+func loadDriver(ctx context.Context, fstype string) error {
+	line, err := os.ReadFile("/proc/cmdline")
+	if err != nil {
+		return err
+	}
+	results, err := modules.LoadFile(ctx, modules.FSListPath(fstype), modules.Options{Cmdline: string(line)})
+	for _, r := range results {
+		err = errors.Join(err, r.Err)
+	}
+	return err
 }
 
 // saveLog writes vmcore-dmesg.txt. It is safe on the target before the core is begun.

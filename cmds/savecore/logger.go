@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"os"
 	"time"
 
 	"github.com/ukdump/ukdump/internal/kmsg"
@@ -59,14 +58,4 @@ func (l *logger) close() {
 	if l.kmsg != nil {
 		l.kmsg.Close()
 	}
-}
-
-// isTerminal decides whether progress may overwrite its line.
-func isTerminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	if !ok {
-		return false
-	}
-	st, err := f.Stat()
-	return err == nil && st.Mode()&os.ModeCharDevice != 0
 }

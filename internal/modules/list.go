@@ -13,8 +13,12 @@ import (
 	"strings"
 )
 
-// ListPath is where an image keeps its list.
+// ListPath is where an image keeps the list of what is loaded at the start.
 const ListPath = "/etc/kdump/modules"
+
+// FSListPath is where an image keeps the list for one type of file system,
+// loaded when it is about to be mounted. It has only what ListPath has not.
+func FSListPath(fstype string) string { return ListPath + "." + fstype }
 
 // Entry is one module to load.
 type Entry struct {

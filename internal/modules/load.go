@@ -38,6 +38,29 @@ type Options struct {
 	Cmdline   string        // kernel command line: NAME.PARAM=VALUE and modprobe.blacklist=
 }
 
+// LoadFile loads the list at path and removes the file of each module that is
+// then in the kernel: in a capture kernel files are memory. A list that is not
+// there is an empty one. What could not be read of a list is in the error; the
+// rest of it is loaded.
+func LoadFile(ctx context.Context, path string, opts Options) ([]Result, error) {
+	f, err := os.Open(filepath.Join(opts.Root, path))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	list, err := ReadList(f)
+	results := Load(ctx, list, opts)
+	for _, r := range results {
+		if r.Err == nil {
+			_ = os.Remove(r.Path) // it has served its purpose either way
+		}
+	}
+	return results, err
+}
+
 // Load loads modules one by one and tells what became of each; a module that
 // does not load keeps none after it from being tried. It returns when all are
 // done or ctx has ended, even where the kernel is stuck in one of them: that

@@ -74,11 +74,25 @@ type Options struct {
 	// MountDir is where disk:// mounts; made if it is missing. Empty: a new
 	// temporary directory, removed by Close.
 	MountDir string
+
+	// Driver, if not nil, is called with the type of a file system before it is
+	// mounted, to load what the kernel needs for it. Its error is logged; the
+	// mount shows whether it mattered.
+	Driver func(ctx context.Context, fstype string) error
 }
 
 func (o Options) logf(format string, a ...any) {
 	if o.Log != nil {
 		o.Log(format, a...)
+	}
+}
+
+func (o Options) driver(ctx context.Context, fstype string) {
+	if o.Driver == nil {
+		return
+	}
+	if err := o.Driver(ctx, fstype); err != nil {
+		o.logf("driver for %s: %v", fstype, err)
 	}
 }
 
