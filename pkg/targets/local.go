@@ -9,6 +9,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -25,7 +26,9 @@ const (
 type local struct {
 	root *os.Root
 	url  string // without secrets
-	log  func(format string, a ...any)
+	logf func(format string, a ...any)
+
+	closing sync.Once
 }
 
 func openFile(ctx context.Context, s Spec, opts Options) (Target, error) {
@@ -39,7 +42,7 @@ func openFile(ctx context.Context, s Spec, opts Options) (Target, error) {
 	if err != nil {
 		return nil, newError("open", "", s.String(), err)
 	}
-	return &local{root: root, url: s.String(), log: opts.logf}, nil
+	return &local{root: root, url: s.String(), logf: opts.logf}, nil
 }
 
 func (l *local) Space(ctx context.Context) (uint64, error) {
@@ -138,16 +141,15 @@ func (l *local) list(ctx context.Context, dir string) ([]Entry, error) {
 	return entries, ctx.Err()
 }
 
+// Remove syncs the whole file system: btrfs gives the space back only then, and
+// it may be needed for the next, smaller dump.
 func (l *local) Remove(ctx context.Context, name string) error {
 	err := errors.Join(ctx.Err(), checkPath(name))
 	if err == nil {
 		err = l.root.RemoveAll(name)
 	}
 	if err == nil {
-		err = rootDirs{l.root}.sync(path.Dir(name))
-		if errors.Is(err, fs.ErrNotExist) {
-			err = nil
-		}
+		err = l.syncAll()
 	}
 	return newError("remove", name, l.url, err)
 }
@@ -182,14 +184,22 @@ func (l *local) rename(from, to string) error {
 
 // Close writes out the whole file system, so that incomplete files are there
 // after the reboot too.
-func (l *local) Close() error {
+func (l *local) Close() (err error) {
+	l.closing.Do(func() { err = newError("sync", "", l.url, l.close()) })
+	return err
+}
+
+func (l *local) close() error {
+	return errors.Join(l.syncAll(), l.root.Close())
+}
+
+func (l *local) syncAll() error {
 	d, err := l.root.Open(".")
-	if err == nil {
-		err = unix.Syncfs(int(d.Fd()))
-		d.Close()
+	if err != nil {
+		return err
 	}
-	l.root.Close()
-	return newError("sync", "", l.url, err)
+	defer d.Close()
+	return unix.Syncfs(int(d.Fd()))
 }
 
 // renameNoReplace gives up atomicity against other writers only where the file

@@ -26,21 +26,25 @@ const (
 // committed. The directory part stays: "D/vmcore" gives "D/vmcore-incomplete",
 // "D/report.txt" gives "D/report-incomplete.txt".
 func IncompleteName(name string) string {
-	dir, base := path.Split(name)
-	ext := path.Ext(base)
-	stem := strings.TrimSuffix(base, ext)
-	if stem == "" { // a dot file: all of it is the name
-		stem, ext = base, ""
-	}
+	dir, stem, ext := split(name)
 	return dir + stem + incomplete + ext
+}
+
+// split takes the extension off; a dot file has none.
+func split(name string) (dir, stem, ext string) {
+	dir, base := path.Split(name)
+	ext = path.Ext(base)
+	if ext == base {
+		ext = ""
+	}
+	return dir, strings.TrimSuffix(base, ext), ext
 }
 
 // FinalName is the inverse of [IncompleteName]; ok is false for a name that is
 // not one of an incomplete file.
 func FinalName(name string) (final string, ok bool) {
-	dir, base := path.Split(name)
-	ext := path.Ext(base)
-	stem, ok := strings.CutSuffix(strings.TrimSuffix(base, ext), incomplete)
+	dir, stem, ext := split(name)
+	stem, ok = strings.CutSuffix(stem, incomplete)
 	if !ok || stem == "" {
 		return "", false
 	}
