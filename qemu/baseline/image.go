@@ -4,13 +4,10 @@ package baseline
 
 import (
 	"debug/elf"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
-
-	"github.com/klauspost/compress/zstd"
 
 	"github.com/ukdump/ukdump/initramfs/cpio"
 )
@@ -113,21 +110,4 @@ func addProgram(tools, from, name string, add func(cpio.Entry) error) error {
 
 func addLibrary(tools, lib, name string, add func(cpio.Entry) error) error {
 	return addProgram(tools, libs+"/"+lib, name, add)
-}
-
-// Write writes the image compressed, as distributions do.
-func Write(out string, a *cpio.Archive) error {
-	f, err := os.Create(out)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	z, err := zstd.NewWriter(f, zstd.WithEncoderLevel(zstd.SpeedBestCompression))
-	if err != nil {
-		return err
-	}
-	if err := a.Write(z); err != nil {
-		return err
-	}
-	return errors.Join(z.Close(), f.Close())
 }

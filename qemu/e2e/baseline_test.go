@@ -24,7 +24,7 @@ func testBaseline(t *testing.T, l *lab) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := baseline.Write(image, a); err != nil {
+	if err := rig.Overlay(image, "", a); err != nil {
 		t.Fatal(err)
 	}
 	target := filepath.Join(t.TempDir(), "target.img")

@@ -9,10 +9,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+
+	"github.com/klauspost/compress/zstd"
 
 	"github.com/ukdump/ukdump/initramfs/cpio"
 )
@@ -128,22 +131,43 @@ func (r *Rig) Capture(ctx context.Context, out string, k Kernel, conf string, fl
 	return Output(cmd)
 }
 
-// Overlay writes base, which may be empty or an image in any compression, and the
-// archive behind it: a kernel unpacks both, and later files win.
-func Overlay(out, base string, a *cpio.Archive) error {
-	var b []byte
-	if base != "" {
-		var err error
-		if b, err = os.ReadFile(base); err != nil {
-			return err
-		}
-	}
-	image := bytes.NewBuffer(b)
-	image.Write(make([]byte, -len(b)&511))
-	if err := a.Write(image); err != nil {
+// Overlay writes a compressed image: base, which may be empty or another such
+// image, and the archive behind it. A kernel unpacks both, and later files win.
+func Overlay(out, base string, a *cpio.Archive) (err error) {
+	f, err := os.Create(out)
+	if err != nil {
 		return err
 	}
-	return os.WriteFile(out, image.Bytes(), 0o644)
+	defer func() { err = errors.Join(err, f.Close()) }()
+	z, err := zstd.NewWriter(f, zstd.WithEncoderLevel(zstd.SpeedFastest))
+	if err != nil {
+		return err
+	}
+	n := int64(0)
+	if base != "" {
+		if n, err = plain(z, base); err != nil {
+			return fmt.Errorf("%s: %w", base, err)
+		}
+	}
+	if _, err := z.Write(make([]byte, -n&511)); err != nil {
+		return err
+	}
+	return errors.Join(a.Write(z), z.Close())
+}
+
+// plain writes what a file compressed with zstd holds.
+func plain(w io.Writer, name string) (int64, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	z, err := zstd.NewReader(f)
+	if err != nil {
+		return 0, err
+	}
+	defer z.Close()
+	return io.Copy(w, z)
 }
 
 // addFile puts the contents of a file of this machine into an archive.
