@@ -10,9 +10,9 @@
 //	machine NAME [PAGESIZE]  x86_64, arm64 or riscv64; 4K. First, if at all.
 //	va BITS                  bits of a kernel address: x86_64 48 or 57; arm64 39 to
 //	                         52 (52 with 4K or 16K pages means LPA2); riscv64 39, 48, 57
-//	kernel PADDR SIZE        where the kernel image lies. Gives VMCOREINFO the usual
-//	                         lines; page tables and mem_section are made in its second
-//	                         half. The image is not loaded by that: see load.
+//	kernel PADDR SIZE        where the kernel image lies, and its mapping. Gives
+//	                         VMCOREINFO the usual lines; page tables and mem_section are
+//	                         made in its second half. It is in the core only by a load.
 //	load PADDR SIZE [vaddr=V] [filesz=N] [offset=N]   one PT_LOAD
 //	loads COUNT PADDR SIZE STRIDE                     many
 //	xnum                     count program headers in section 0 though they are few
@@ -221,7 +221,6 @@ func (c *core) kernel(a *args) error {
 	if a.err != nil {
 		return a.err
 	}
-	c.linear = append(c.linear, c.image)
 	c.next = c.image.paddr + c.image.size/2
 	var err error
 	if c.root, err = c.alloc(c.pageSize); err != nil {
@@ -234,7 +233,8 @@ func (c *core) kernel(a *args) error {
 	for _, line := range c.arch.info(c) {
 		c.setInfo(line)
 	}
-	return nil
+	c.image.repeat = c.image.size
+	return c.mapRegion(c.image, 0)
 }
 
 // alloc takes zeroed whole pages from the second half of the kernel image.

@@ -130,7 +130,7 @@ func (r *Reader) tableEntry(level int, paddr uint64) (uint64, error) {
 	page := t.data[uint64(level)*size:][:size]
 	if base := paddr &^ (size - 1); !t.valid[level] || t.paddr[level] != base {
 		t.valid[level] = false
-		if err := r.readPhys(page, base, false); err != nil {
+		if err := r.readPhys(page, base, true); err != nil {
 			return 0, err
 		}
 		t.paddr[level], t.valid[level] = base, true

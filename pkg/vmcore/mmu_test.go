@@ -137,9 +137,9 @@ func TestRISCVNapot(t *testing.T) {
 		pattern 0x1410000 64K
 		map 0xffffffc800000000 4K 0x1400000 leaf=4K
 		`
-	// The first table is at 0x1200000, the next two are made by the map. This
-	// entry is the one of the second 64 KiB.
-	text += fmt.Sprintf("data %#x %#x", 0x1202000+16*8, uint64(1<<63|(0x1410+8)<<10|0xe7))
+	// Tables: 0x1200000 the root, 0x1201000 of the image, then two of the map. The
+	// entry is that of the second 64 KiB.
+	text += fmt.Sprintf("data %#x %#x", 0x1203000+16*8, uint64(1<<63|(0x1410+8)<<10|0xe7))
 	c := open(t, vmcoretest.File(t, text))
 	wantPattern(t, c.ReadVirt, 64<<10, 0xffffffc800010000, 0x1410000)
 }

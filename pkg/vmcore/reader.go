@@ -9,15 +9,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Reader reads a core's memory for one goroutine. It maps the file in windows
-// and copies out of them; what cannot be mapped it reads. It does not allocate
-// except for errors.
+// Reader reads a core's memory for one goroutine. It does not allocate once its
+// two windows are in use, except for errors.
 type Reader struct {
 	c       *Core
 	windows [2]window // the first was used last
-	refused span      // what the kernel would not map, page by page
-	inARow  int       // refusals of whole windows down to the page
 	extent  int       // index of the one used last
+
+	refused span // what the kernel would not map, not even page by page
+	inARow  int  // refusals of whole windows down to the page
 
 	translations [8]mapping // recent ones
 	nextSlot     int
@@ -29,10 +29,11 @@ type span struct{ start, end int64 }
 
 func (s span) holds(off int64) bool { return off >= s.start && off < s.end }
 
-// window is a mapped span.
+// window is a part of the file in memory: data is mapped, or lies in buffer.
 type window struct {
 	span
-	data []byte
+	data   []byte
+	buffer []byte // readWindow bytes, or nil
 }
 
 // maxRefused is after how many refusals in a row mapping is given up: a kernel
@@ -55,10 +56,10 @@ func (r *Reader) Close() error {
 
 // ReadPhys fills p from the physical address paddr. The error is a
 // *[ReadError] that names the first address not read.
-func (r *Reader) ReadPhys(p []byte, paddr uint64) error { return r.readPhys(p, paddr, true) }
+func (r *Reader) ReadPhys(p []byte, paddr uint64) error { return r.readPhys(p, paddr, false) }
 
-// readPhys reads through a window, or with pread if not mapped and possible.
-func (r *Reader) readPhys(p []byte, paddr uint64, mapped bool) error {
+// readPhys reads through a window, or, if direct and possible, past it.
+func (r *Reader) readPhys(p []byte, paddr uint64, direct bool) error {
 	for len(p) > 0 {
 		e := r.find(paddr)
 		if e == nil {
@@ -72,7 +73,7 @@ func (r *Reader) readPhys(p []byte, paddr uint64, mapped bool) error {
 			clear(p[:n])
 		default:
 			limit := span{e.offset, e.offset + int64(e.end-e.start)}
-			good, err := r.readFile(p[:n], e.offset+int64(paddr-e.start), limit, mapped)
+			good, err := r.readFile(p[:n], e.offset+int64(paddr-e.start), limit, direct)
 			if err != nil {
 				return &ReadError{paddr + uint64(good), err}
 			}
@@ -110,39 +111,55 @@ func (r *Reader) readFull(p []byte, off int64) error {
 		return fmt.Errorf("offset %#x is outside of any file", off)
 	}
 	page := r.c.src.page // of old memory only these bytes are known to be there
-	_, err := r.readFile(p, off, span{off &^ (page - 1), off + int64(len(p))}, r.c.src.oldMem)
+	_, err := r.readFile(p, off, span{off &^ (page - 1), off + int64(len(p))}, true)
 	return err
 }
 
 // readFile fills p from the file and says how much of it is good. limit is
 // what there is of the extent.
-func (r *Reader) readFile(p []byte, off int64, limit span, mapped bool) (int, error) {
-	if !mapped && !r.c.src.oldMem {
+func (r *Reader) readFile(p []byte, off int64, limit span, direct bool) (int, error) {
+	if direct && !r.c.src.oldMem {
 		return r.c.src.pread(p, off)
 	}
 	for done := 0; done < len(p); {
 		at := off + int64(done)
-		if at >= r.c.src.size {
-			return done, io.ErrUnexpectedEOF
+		n, err := r.readSome(p[done:], at, limit)
+		if done += n; err != nil {
+			return done, err
 		}
-		w := r.at(at, limit)
-		if w == nil {
-			n, err := r.c.src.pread(p[done:min(len(p), done+int(r.c.src.page-at%r.c.src.page))], at)
-			if done += n; err != nil {
-				return done, err
-			}
-			continue
-		}
-		from := w.data[at-w.start:]
-		n := min(len(p)-done, len(from))
-		if !copyMapped(p[done:done+n], from) {
-			if good, err := r.copyPages(p[done:done+n], from, at); err != nil {
-				return done + good, err
-			}
-		}
-		done += n
 	}
 	return len(p), nil
+}
+
+// readSome reads at least a byte and at most up to the end of a window.
+func (r *Reader) readSome(p []byte, off int64, limit span) (int, error) {
+	src := &r.c.src
+	if off >= src.size {
+		return 0, io.ErrUnexpectedEOF
+	}
+	w, err := r.held(off), error(nil)
+	switch {
+	case w != nil:
+	case !src.mapped && len(p) >= directRead:
+		return src.pread(p, off)
+	case !src.mapped:
+		if w, err = r.refill(len(p), off); err != nil {
+			return 0, err
+		}
+	default:
+		if w = r.remap(off, limit); w == nil {
+			return src.pread(p[:min(len(p), int(src.page-off%src.page))], off)
+		}
+	}
+	from := w.data[off-w.start:]
+	n := min(len(p), len(from))
+	if !src.mapped {
+		return copy(p, from), nil
+	}
+	if !copyMapped(p[:n], from) {
+		return r.copyPages(p[:n], from, off)
+	}
+	return n, nil
 }
 
 // copyPages copies page by page, so that a bad one does not cost the others.
@@ -180,39 +197,66 @@ func copyMapped(dst, src []byte) (ok bool) {
 	return true
 }
 
-// at gives the window that holds off, mapping it if need be; nil if the kernel
-// maps none there.
-func (r *Reader) at(off int64, limit span) *window {
-	if r.windows[0].holds(off) {
-		return &r.windows[0]
+// held gives the window that holds off, or nil.
+func (r *Reader) held(off int64) *window {
+	w := &r.windows
+	if w[0].holds(off) {
+		return &w[0]
+	}
+	if w[1].holds(off) {
+		w[0], w[1] = w[1], w[0]
+		return &w[0]
+	}
+	return nil
+}
+
+// refill reads at least want bytes from off on into the window that was not
+// used for longest, and more the longer the requests follow one another.
+func (r *Reader) refill(want int, off int64) (*window, error) {
+	start := off &^ (r.c.src.page - 1)
+	size := roundUp(off-start+int64(want), r.c.src.page)
+	for _, w := range r.windows {
+		if w.holds(start - 1) {
+			size = max(size, 2*(w.end-w.start))
+		}
 	}
 	r.windows[0], r.windows[1] = r.windows[1], r.windows[0]
-	if r.windows[0].holds(off) {
-		return &r.windows[0]
+	w := &r.windows[0]
+	if w.buffer == nil {
+		w.buffer = make([]byte, readWindow)
 	}
+	n, err := r.c.src.pread(w.buffer[:min(size, readWindow)], start)
+	w.span, w.data = span{start, start + int64(n)}, w.buffer[:n]
+	if w.holds(off) {
+		return w, nil
+	}
+	return nil, err
+}
+
+func roundUp(n, to int64) int64 { return (n + to - 1) / to * to }
+
+// remap moves the window that was not used for longest to off; nil if the
+// kernel maps nothing there. Beside a page that is not there /proc/vmcore and
+// /dev/mem refuse the whole window, so it tries smaller ones.
+func (r *Reader) remap(off int64, limit span) *window {
 	if r.inARow >= maxRefused || r.refused.holds(off) {
 		return nil
 	}
-	return r.remap(&r.windows[0], off, limit)
-}
-
-// remap moves w to off. Beside a page that is not there /proc/vmcore and
-// /dev/mem refuse the whole window, so it tries smaller ones.
-func (r *Reader) remap(w *window, off int64, limit span) *window {
+	r.windows[0], r.windows[1] = r.windows[1], r.windows[0]
+	w, src := &r.windows[0], &r.c.src
 	w.unmap()
-	src := &r.c.src
-	for size := src.window; size >= src.page; size /= 2 {
+	for size := int64(mappedWindow); size >= src.page; size /= 2 {
 		s := span{off &^ (size - 1), off&^(size-1) + size}
 		if s.end < s.start || s.end > src.size {
 			s.end = src.size
 		}
 		if src.oldMem {
 			s.start = max(s.start, limit.start&^(src.page-1))
-			s.end = min(s.end, (limit.end+src.page-1)&^(src.page-1))
+			s.end = min(s.end, roundUp(limit.end, src.page))
 		}
 		data, err := unix.Mmap(int(src.file.Fd()), s.start, int(s.end-s.start), unix.PROT_READ, unix.MAP_SHARED)
 		if err == nil {
-			*w, r.inARow = window{s, data}, 0
+			w.span, w.data, r.inARow = s, data, 0
 			return w
 		}
 		r.refused = s
@@ -221,10 +265,11 @@ func (r *Reader) remap(w *window, off int64, limit span) *window {
 	return nil
 }
 
+// unmap empties a window.
 func (w *window) unmap() error {
 	data := w.data
-	*w = window{}
-	if data == nil {
+	w.span, w.data = span{}, nil
+	if data == nil || w.buffer != nil {
 		return nil
 	}
 	return unix.Munmap(data)

@@ -84,10 +84,14 @@ func Open(path string) (*Core, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Core{src: newSource(f)}
+	return openSource(newSource(f))
+}
+
+func openSource(src source) (*Core, error) {
+	c := &Core{src: src}
 	if err := c.load(0); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("open core %s: %w", path, err)
+		c.Close()
+		return nil, fmt.Errorf("open core %s: %w", src.file.Name(), err)
 	}
 	return c, nil
 }

@@ -27,6 +27,24 @@ func open(t testing.TB, path string) *vmcore.Core {
 	return c
 }
 
+// readers are the ways to read the memory of one core.
+func readers(t testing.TB, path string) map[string]func([]byte, uint64) error {
+	t.Helper()
+	c := open(t, path)
+	m, err := vmcore.OpenMapped(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	buffered, mapped, refused := c.NewReader(), m.NewReader(), m.NewReader()
+	refused.GiveUpMapping()
+	t.Cleanup(func() {
+		mapped.Close()
+		m.Close()
+	})
+	return map[string]func([]byte, uint64) error{"Core": c.ReadPhys, "Core, mapped": m.ReadPhys,
+		"buffered": buffered.ReadPhys, "mapped": mapped.ReadPhys, "mapping refused": refused.ReadPhys}
+}
+
 // wantPattern reads size bytes and compares them with vmcoretest.Pattern.
 func wantPattern(t *testing.T, read func([]byte, uint64) error, size int, addr, paddr uint64) {
 	t.Helper()
@@ -65,7 +83,8 @@ const typical = `
 `
 
 func TestTypicalCore(t *testing.T) {
-	c := open(t, vmcoretest.File(t, typical))
+	path := vmcoretest.File(t, typical)
+	c := open(t, path)
 	if c.Machine() != elf.EM_X86_64 || c.PageShift() != 12 || c.NumCPUs() != 3 || c.MaxPFN() != 0x4800 {
 		t.Errorf("machine %v, page shift %d, %d CPUs, max pfn %#x", c.Machine(), c.PageShift(), c.NumCPUs(), c.MaxPFN())
 	}
@@ -82,12 +101,10 @@ func TestTypicalCore(t *testing.T) {
 	if text := string(c.Notes()[off : off+size]); !strings.HasPrefix(text, "OSRELEASE=") || !strings.HasSuffix(text, "\n") {
 		t.Errorf("VMCOREINFO text %q", text)
 	}
-	r := c.NewReader()
-	defer r.Close()
-	for _, read := range []func([]byte, uint64) error{c.ReadPhys, r.ReadPhys} {
-		for _, size := range []int{0, 1, 4095, 4096, 4097, 1 << 20} {
+	for _, read := range readers(t, path) {
+		for _, size := range []int{0, 1, 4095, 4096, 4097, 65535, 65536, 65537, 256 << 10, 256<<10 + 1, 1 << 20, 5 << 20} {
 			wantPattern(t, read, size, 0x4000000, 0x4000000)
-			wantPattern(t, read, size, 0x4123457, 0x4123457)
+			wantPattern(t, read, size/2, 0x4123457, 0x4123457)
 		}
 		wantPattern(t, read, 1, 0x47fffff, 0x47fffff)
 		wantPattern(t, read, 0x9ec00, 0x1000, 0x1000)
@@ -126,8 +143,10 @@ func TestExcludedPages(t *testing.T) {
 }
 
 func TestUnalignedOffset(t *testing.T) {
-	c := open(t, vmcoretest.File(t, "load 0x100000 1M offset=0x2345\npattern 0x100000 1M"))
-	wantPattern(t, c.ReadPhys, 1<<20, 0x100000, 0x100000)
+	for _, read := range readers(t, vmcoretest.File(t, "load 0x100000 1M offset=0x2345\npattern 0x100000 1M")) {
+		wantPattern(t, read, 1<<20, 0x100000, 0x100000)
+		wantPattern(t, read, 4096, 0x1ff000, 0x1ff000)
+	}
 }
 
 // The bytes of a page before and behind a segment are in /proc/vmcore though no
@@ -237,12 +256,10 @@ func TestTornProgramHeaderCostsItselfOnly(t *testing.T) {
 func TestTruncatedCore(t *testing.T) {
 	path := vmcoretest.File(t, "load 0x100000 1M offset=0x10000\npattern 0x100000 1M\ntruncate 0x40123")
 	c := open(t, path)
-	r := c.NewReader()
-	defer r.Close()
 	if want := []vmcore.Range{{0x100, 0x200}}; !reflect.DeepEqual(c.Ranges(), want) {
 		t.Errorf("ranges %x, want %x", c.Ranges(), want)
 	}
-	for _, read := range []func([]byte, uint64) error{c.ReadPhys, r.ReadPhys} {
+	for _, read := range readers(t, path) {
 		wantPattern(t, read, 0x30123, 0x100000, 0x100000)
 		wantReadError(t, read(make([]byte, 4096), 0x130000), io.ErrUnexpectedEOF, 0x130123)
 		wantReadError(t, read(make([]byte, 1), 0x130123), io.ErrUnexpectedEOF, 0x130123)
@@ -252,7 +269,11 @@ func TestTruncatedCore(t *testing.T) {
 
 func TestFileCutOffWhileMapped(t *testing.T) {
 	path := vmcoretest.File(t, "load 0x100000 1M offset=0x10000\npattern 0x100000 1M")
-	c := open(t, path)
+	c, err := vmcore.OpenMapped(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
 	r := c.NewReader()
 	defer r.Close()
 	wantPattern(t, r.ReadPhys, 4096, 0x1ff000, 0x1ff000)
@@ -390,6 +411,19 @@ func TestReaderDoesNotAllocate(t *testing.T) {
 	}
 }
 
+// Two streams and reads anywhere must not spoil each other's window.
+func TestInterleavedReads(t *testing.T) {
+	for _, read := range readers(t, vmcoretest.File(t, "load 0x100000 16M\npattern 0x100000 16M")) {
+		for i := range uint64(700) {
+			wantPattern(t, read, 4096, 0x100000+i*4096, 0x100000+i*4096)
+			wantPattern(t, read, 4000, 0x900000+i*4000, 0x900000+i*4000)
+			if at := 0x100000 + i*i*7919%(15<<20); i%3 == 0 {
+				wantPattern(t, read, 64, at, at)
+			}
+		}
+	}
+}
+
 // A core of a TiB costs what its contents cost, and not what its size is.
 func TestTerabyte(t *testing.T) {
 	c := open(t, vmcoretest.File(t, `
@@ -407,24 +441,25 @@ func TestTerabyte(t *testing.T) {
 }
 
 func BenchmarkReadPhys(b *testing.B) {
-	c := open(b, vmcoretest.File(b, "load 0x100000 64M\npattern 0x100000 64M"))
-	r := c.NewReader()
-	defer r.Close()
+	path := vmcoretest.File(b, "load 0x100000 64M\npattern 0x100000 64M")
+	ways := readers(b, path)
 	for _, bb := range []struct {
 		name string
 		span uint64
-	}{{"same-MiB", 1 << 20}, {"64MiB", 64 << 20}} {
-		b.Run(bb.name, func(b *testing.B) {
-			page := make([]byte, 4096)
-			b.SetBytes(4096)
-			b.ReportAllocs()
-			at := uint64(0)
-			for b.Loop() {
-				if err := r.ReadPhys(page, 0x100000+at); err != nil {
-					b.Fatal(err)
+	}{{"again", 128 << 10}, {"sequential", 64 << 20}} {
+		for _, way := range []string{"buffered", "mapped"} {
+			b.Run(bb.name+"/"+way, func(b *testing.B) {
+				page := make([]byte, 4096)
+				b.SetBytes(4096)
+				b.ReportAllocs()
+				at := uint64(0)
+				for b.Loop() {
+					if err := ways[way](page, 0x100000+at); err != nil {
+						b.Fatal(err)
+					}
+					at = (at + 4096) % bb.span
 				}
-				at = (at + 4096) % bb.span
-			}
-		})
+			})
+		}
 	}
 }
