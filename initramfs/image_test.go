@@ -277,3 +277,35 @@ func TestHuman(t *testing.T) {
 		}
 	}
 }
+
+func TestReport(t *testing.T) {
+	dir := fakeTree(t)
+	c := parts(t, "target = disk:///c?dev=LABEL=C\n", "savecore", "kdumpctl", shellName)
+	var err error
+	if c.modules, err = collect(dir, "amd64", chosen(c.settings.targets, "", "")); err != nil {
+		t.Fatal(err)
+	}
+	a, err := c.assemble()
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := options{out: "IMAGE", arch: "amd64", modules: dir}
+	var b strings.Builder
+	(&report{options: o, contents: c, bare: 1, archive: a, size: 1000}).print(&b)
+	for _, want := range []string{
+		"IMAGE for linux/amd64, kernel " + fakeRelease,
+		"busybox                   kdump-init savecore kdumpctl\n",
+		"of it the shell         what -no-shell saves: gosh\n",
+		"configuration             disk:///c?dev=LABEL=C\n",
+		"virtio_blk              virtio\n",
+		"xfs                     xfs, loaded to mount one\n",
+		"built in                ext4 nls_cp437 nls_ascii\n",
+		"not in this kernel      virtio_mmio ",
+		"1000 B  compressed",
+		"note: a target without fstype=:",
+	} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("no %q in\n%s", want, &b)
+		}
+	}
+}

@@ -55,7 +55,7 @@ func (r *report) row(w io.Writer, size int, what, note string) {
 }
 
 func line(w io.Writer, size, what, note string) {
-	fmt.Fprintln(w, strings.TrimRight(fmt.Sprintf("%8s  %-22s  %s", size, what, note), " "))
+	fmt.Fprintln(w, strings.TrimRight(fmt.Sprintf("%8s  %-24s  %s", size, what, note), " "))
 }
 
 // human is a size as people read it, in at most 5 characters and a unit.
@@ -90,9 +90,14 @@ func (r *report) modules(w io.Writer) {
 	r.row(w, total, "modules", fmt.Sprintf("%d files", len(m.modules)))
 	for _, reason := range m.reasons() {
 		for _, mod := range m.modules {
-			if mod.reason == reason {
-				r.row(w, len(mod.data), "  "+strings.TrimSuffix(path.Base(mod.path), ".ko"), reason)
+			if mod.reason != reason {
+				continue
 			}
+			note := reason
+			if !slices.Contains(m.lists[""], mod.path) {
+				note += ", loaded to mount one"
+			}
+			r.row(w, len(mod.data), "  "+strings.TrimSuffix(path.Base(mod.path), ".ko"), note)
 		}
 	}
 	if len(m.builtIn) > 0 {
