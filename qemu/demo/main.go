@@ -1,143 +1,139 @@
-// Demo shows the whole thing once: a production machine without a distribution
-// crashes, the capture kernel saves the dump on an ext4 disk, and production
-// comes back and finds it.
+// Demo crashes a virtual machine and shows what ukdump saves of it.
 package main
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/ukdump/ukdump/qemu/disk"
 	"github.com/ukdump/ukdump/qemu/rig"
+	"github.com/ukdump/ukdump/qemu/vm"
 )
 
-func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+const conf = `# where a crash is saved; everything else is default
+target = disk:///crash?dev=LABEL=CRASH&fstype=ext4
+`
 
-func run(args []string, stdout, stderr io.Writer) int {
-	kernel := "6.1"
-	if len(args) > 0 {
-		kernel = args[0]
+func main() {
+	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
+
+func run(args []string, _ io.Reader, stdout, stderr io.Writer) int {
+	fs := flag.NewFlagSet("demo", flag.ContinueOnError)
+	fs.SetOutput(stderr)
+	kernel := fs.String("kernel", "6.1", "`kernel` that qemu/fetch got: 5.10, 6.1, 6.12 or 7")
+	reserve := fs.String("crashkernel", "128M", "`memory` reserved for the capture kernel")
+	if err := fs.Parse(args); err != nil {
+		return 2
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	d := demo{out: stdout, kernel: kernel}
-	if err := d.show(ctx); err != nil {
+	if err := demo(*kernel, *reserve, stdout); err != nil {
 		fmt.Fprintf(stderr, "demo: %v\n", err)
 		return 1
 	}
 	return 0
 }
 
-const configuration = "target = disk:///crash?dev=LABEL=CRASH\n"
-
-type demo struct {
-	out    io.Writer
-	kernel string
-}
-
-func (d *demo) say(format string, a ...any) { fmt.Fprintf(d.out, format+"\n", a...) }
-
-func (d *demo) show(ctx context.Context) error {
+func demo(kernel, reserve string, out io.Writer) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Minute)
+	defer cancel()
 	r, err := rig.Open()
 	if err != nil {
 		return err
 	}
-	res, err := d.crash(ctx, r)
+	k, err := r.Kernel(kernel)
 	if err != nil {
-		if res != nil {
-			d.say("%s", res.Tail(20))
-		}
 		return err
-	}
-	dirs := res.Directories("crash/*")
-	if len(dirs) != 1 {
-		return fmt.Errorf("%d dumps on the target, want one; the console is in %s/serial.log", len(dirs), res.Dir)
-	}
-	return d.report(r, res, dirs[0])
-}
-
-// crash builds the images and takes the machine through its crash.
-func (d *demo) crash(ctx context.Context, r *rig.Rig) (*rig.Result, error) {
-	k, err := r.Kernel(d.kernel)
-	if err != nil {
-		return nil, err
 	}
 	dir := filepath.Join(r.Out, "demo")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, err
+		return err
 	}
+	fmt.Fprintf(out, "== building the capture image for Linux %s\n%s", k.Release, conf)
 	image := filepath.Join(dir, "capture.cpio.zst")
-	d.say("== the capture image, for Linux %s\n", k.Release)
-	said, err := r.Capture(ctx, image, k, configuration)
+	said, err := r.Capture(ctx, image, k, conf)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	d.say("%s", said)
+	fmt.Fprint(out, said)
 	target := filepath.Join(dir, "target.img")
 	if err := disk.Format(ctx, target, 1<<30, disk.FS{Type: "ext4", Label: "CRASH"}); err != nil {
-		return nil, err
-	}
-	d.say("== a machine with 512 MiB boots, fills its memory, and crashes (crashkernel=96M)\n")
-	start := time.Now()
-	res, err := r.Run(ctx, rig.Crash{Name: "demo", Kernel: k, Capture: image, Base: image, Load: "kdumpctl", Fill: true,
-		Reserve: "96M", Target: &rig.Target{Path: target, Bus: "virtio"}})
-	for _, l := range res.Lines {
-		if text, ok := told(l.Text); ok {
-			d.say("%7.2f s  %s", l.At.Seconds(), text)
-		}
-	}
-	d.say("\n%.0f s in QEMU's emulation, without KVM", time.Since(start).Seconds())
-	return res, err
-}
-
-// told picks the lines of the console that tell the story, without the
-// kernel's time in front.
-func told(line string) (string, bool) {
-	if strings.Contains(line, "appliance log: ") {
-		return "", false
-	}
-	for _, who := range []string{"appliance: ", "kdump-init: ", "savecore: ", "sysrq: Trigger a crash", "reboot: "} {
-		if i := strings.Index(line, who); i >= 0 {
-			return line[i:], true
-		}
-	}
-	return "", false
-}
-
-func (d *demo) report(r *rig.Rig, res *rig.Result, dir string) error {
-	d.say("\n== timeline, seconds after the panic\n")
-	for _, m := range rig.Timeline(res.Lines) {
-		d.say("%7.2f  %s", m.At.Seconds(), m.Name)
-	}
-	d.say("\n== the dump, as production found it\n")
-	entries, err := os.ReadDir(dir)
-	if err != nil {
 		return err
 	}
-	for _, e := range entries {
-		st, err := e.Info()
+	fmt.Fprintf(out, "== a machine without a distribution: 512 MiB, 2 CPUs, crashkernel=%s; it will crash\n", reserve)
+	res, err := r.Run(ctx, rig.Crash{
+		Name: "demo", Kernel: k, Capture: image, Base: image, Reserve: reserve, Fill: true, Target: &rig.Target{Path: target},
+		Watch: func(ctx context.Context, m *vm.Machine) error { return follow(ctx, m, out) },
+	})
+	if err != nil {
+		return fmt.Errorf("%w\n%s", err, res.Tail(20))
+	}
+	return show(out, res)
+}
+
+// follow prints the lines that tell the story.
+func follow(ctx context.Context, m *vm.Machine, out io.Writer) error {
+	for {
+		line, which, err := m.Wait(ctx, "appliance: exported", "appliance: ", "sysrq: Trigger a crash", "Kernel panic", "Linux version", "kdump-init: ", "savecore: ", "reboot: ")
 		if err != nil {
-			return err
+			return nil // the machine has ended; Run tells how
 		}
-		d.say("%10d  %s", st.Size(), e.Name())
+		text := line.Text
+		if len(text) > 180 {
+			text = text[:180] + "..."
+		}
+		fmt.Fprintf(out, "%6.1f %s\n", line.At.Seconds(), text)
+		if which == 0 {
+			return nil
+		}
 	}
-	if counts, ok := res.Said("savecore: pages: "); ok {
-		_, counts, _ = strings.Cut(counts, "savecore: pages: ")
-		d.say("\n== pages by class\n\n%s", strings.ReplaceAll(counts, ", ", "\n"))
+}
+
+// show prints what is on the target, as the host finds it.
+func show(out io.Writer, res *rig.Result) error {
+	dirs := res.Directories("crash/*")
+	if len(dirs) != 1 {
+		return fmt.Errorf("%d dumps on the target, want one", len(dirs))
 	}
-	log, err := os.ReadFile(filepath.Join(dir, "vmcore-dmesg.txt"))
+	files, err := os.ReadDir(dirs[0])
 	if err != nil {
 		return err
 	}
-	lines := strings.Split(strings.TrimRight(string(log), "\n"), "\n")
-	d.say("\n== the end of the kernel log\n\n%s", strings.Join(lines[max(0, len(lines)-12):], "\n"))
-	d.say("\n== files\n\nthe dump     %s\nthe console  %s", dir, filepath.Join(res.Dir, "serial.log"))
-	d.say("look inside  crash VMLINUX %s/vmcore, with the kernel's -dbg package, or drgn -c, or makedumpfile --dump-dmesg", dir)
+	fmt.Fprintf(out, "== saved: %s\n", filepath.Base(dirs[0]))
+	for _, f := range files {
+		if st, err := f.Info(); err == nil {
+			fmt.Fprintf(out, "%12d  %s\n", st.Size(), f.Name())
+		}
+	}
+	capture, err := os.ReadFile(filepath.Join(dirs[0], "capture.log"))
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(out, "== pages, by class")
+	for line := range strings.Lines(string(capture)) {
+		if strings.Contains(line, "savecore: pages: ") || strings.Contains(line, "savecore: classified ") {
+			_, line, _ = strings.Cut(line, "savecore: ")
+			fmt.Fprint(out, line)
+		}
+	}
+	dmesg, err := os.ReadFile(filepath.Join(dirs[0], "vmcore-dmesg.txt"))
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(out, "== the end of the crashed kernel's log")
+	lines := strings.Split(strings.TrimSpace(string(dmesg)), "\n")
+	for _, l := range lines[max(0, len(lines)-12):] {
+		fmt.Fprintln(out, l)
+	}
+	fmt.Fprintln(out, "== timeline, in seconds")
+	for _, m := range rig.Timeline(res.Lines) {
+		fmt.Fprintf(out, "%8.2f  %s\n", m.At.Seconds(), m.Name)
+	}
+	fmt.Fprintf(out, "== files: %s\n   console: %s\n", dirs[0], filepath.Join(res.Dir, "serial.log"))
 	return nil
 }

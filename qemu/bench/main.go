@@ -1,0 +1,177 @@
+// Bench measures whole crashes: ukdump beside busybox and makedumpfile, in the
+// same machine, on the same kernel.
+//
+// It prints the time from the panic to the return of production, and the
+// smallest reservation with which a core is saved. A busy host makes both
+// slower; only the ratios count.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/ukdump/ukdump/qemu/baseline"
+	"github.com/ukdump/ukdump/qemu/disk"
+	"github.com/ukdump/ukdump/qemu/rig"
+)
+
+func main() {
+	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
+
+func run(args []string, _ io.Reader, stdout, stderr io.Writer) int {
+	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
+	fs.SetOutput(stderr)
+	kernel := fs.String("kernel", "6.1", "`kernel` that qemu/fetch got: 5.10, 6.1, 6.12 or 7")
+	rounds := fs.Int("rounds", 3, "crashes of each `kind` for the time; 0: none")
+	smallest := fs.Bool("smallest", true, "search the smallest reservation as well")
+	if err := fs.Parse(args); err != nil {
+		return 2
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
+	defer cancel()
+	b, err := newBench(ctx, *kernel)
+	if err == nil && *rounds > 0 {
+		err = b.times(ctx, stdout, *rounds)
+	}
+	if err == nil && *smallest {
+		err = b.reservations(ctx, stdout)
+	}
+	if err != nil {
+		fmt.Fprintf(stderr, "bench: %v\n", err)
+		return 1
+	}
+	return 0
+}
+
+// contender is one of the two ways to save a core.
+type contender struct {
+	name  string
+	image string
+	load  string // by whom the capture kernel is loaded
+	saved string // what its console says when the core is complete
+}
+
+type bench struct {
+	*rig.Rig
+	kernel rig.Kernel
+	dir    string
+	both   []contender
+}
+
+const (
+	options = "-l -d 31" // of makedumpfile: its fastest
+	conf    = "target = disk:///crash?dev=LABEL=CRASH&fstype=ext4\n"
+)
+
+func newBench(ctx context.Context, kernel string) (*bench, error) {
+	r, err := rig.Open()
+	if err != nil {
+		return nil, err
+	}
+	b := &bench{Rig: r, dir: filepath.Join(r.Out, "bench")}
+	if b.kernel, err = r.Kernel(kernel); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(b.dir, 0o755); err != nil {
+		return nil, err
+	}
+	b.both = []contender{
+		{"ukdump", filepath.Join(b.dir, "ukdump.cpio.zst"), "kdumpctl", "savecore: saved vmcore:"},
+		{"makedumpfile " + options, filepath.Join(b.dir, "baseline.cpio.zst"), "self", "baseline: saved"},
+	}
+	if _, err := r.Capture(ctx, b.both[0].image, b.kernel, conf); err != nil {
+		return nil, err
+	}
+	a, err := baseline.Image(filepath.Join(r.Cache, "tools"), options)
+	if err != nil {
+		return nil, err
+	}
+	return b, rig.Overlay(b.both[1].image, "", a)
+}
+
+// crash makes one crash; saved tells whether the core was complete.
+func (b *bench) crash(ctx context.Context, c contender, reserve string) (res *rig.Result, saved bool, err error) {
+	target := filepath.Join(b.dir, "target.img")
+	if err := disk.Format(ctx, target, 1<<30, disk.FS{Type: "ext4", Label: "CRASH"}); err != nil {
+		return nil, false, err
+	}
+	res, err = b.Run(ctx, rig.Crash{
+		Name: "bench", Kernel: b.kernel, Capture: c.image, Base: b.both[0].image, Load: c.load, Reserve: reserve,
+		Fill: true, Target: &rig.Target{Path: target}, Limit: 3 * time.Minute,
+	})
+	_, saved = res.Said(c.saved)
+	return res, saved, err
+}
+
+const reserveForTimes = "160M" // room enough for both
+
+func (b *bench) times(ctx context.Context, out io.Writer, rounds int) error {
+	took := make([][]time.Duration, len(b.both))
+	for range rounds { // in turn, so that a busier minute meets both
+		for i, c := range b.both {
+			res, saved, err := b.crash(ctx, c, reserveForTimes)
+			if err != nil {
+				return err
+			}
+			marks := rig.Timeline(res.Lines)
+			back, ok := rig.Find(marks, "production back")
+			if !ok || !saved {
+				return fmt.Errorf("%s: no core or no return; the console is in %s/serial.log", c.name, res.Dir)
+			}
+			took[i] = append(took[i], back)
+			fmt.Fprintf(out, "%-24s", c.name)
+			for _, m := range marks {
+				fmt.Fprintf(out, "  %s %.1f", m.Name, m.At.Seconds())
+			}
+			fmt.Fprintln(out)
+		}
+	}
+	base := median(took[len(took)-1])
+	fmt.Fprintf(out, "\npanic to production back, Linux %s, crashkernel=%s, median of %d\n", b.kernel.Release, reserveForTimes, rounds)
+	for i, c := range b.both {
+		m := median(took[i])
+		fmt.Fprintf(out, "%-24s %6.1f s  %.2f\n", c.name, m.Seconds(), m.Seconds()/base.Seconds())
+	}
+	return nil
+}
+
+func median(d []time.Duration) time.Duration {
+	d = slices.Sorted(slices.Values(d))
+	return d[len(d)/2]
+}
+
+// reservations finds for each the smallest crashkernel= that works, in steps of
+// 8 MiB, by bisection: what works with some memory works with more.
+func (b *bench) reservations(ctx context.Context, out io.Writer) error {
+	const step = 8
+	fmt.Fprintf(out, "\nsmallest crashkernel= that saves a core, Linux %s\n", b.kernel.Release)
+	for _, c := range b.both {
+		low, high := 48/step, 160/step // fails, works
+		for high-low > 1 {
+			mid := (low + high) / 2
+			_, saved, err := b.crash(ctx, c, fmt.Sprintf("%dM", mid*step))
+			if err != nil && !errors.Is(err, context.DeadlineExceeded) && !saved {
+				fmt.Fprintf(out, "  %s at %dM: %v\n", c.name, mid*step, err)
+			}
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			if saved {
+				high = mid
+			} else {
+				low = mid
+			}
+			fmt.Fprintf(out, "  %s at %dM: saved %v\n", c.name, mid*step, saved)
+		}
+		fmt.Fprintf(out, "%-24s %dM\n", c.name, high*step)
+	}
+	return nil
+}
