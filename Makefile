@@ -10,6 +10,8 @@ FUZZTIME ?= 1m
 
 export CGO_ENABLED = 0
 export UKDUMP_CACHE ?= $(CURDIR)/_cache
+# Where the machine has no Go that will do, setup puts one there.
+export PATH := $(UKDUMP_CACHE)/go/bin:$(PATH)
 
 .PHONY: help initramfs demo test check unit race e2e bench fuzz setup clean
 
