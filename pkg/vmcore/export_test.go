@@ -1,6 +1,10 @@
 package vmcore
 
-import "os"
+import (
+	"os"
+
+	"golang.org/x/sys/unix"
+)
 
 // OpenMapped opens a file as if it were /proc/vmcore: through mappings.
 func OpenMapped(path string) (*Core, error) {
@@ -13,5 +17,20 @@ func OpenMapped(path string) (*Core, error) {
 	return openSource(src)
 }
 
-// GiveUpMapping makes a Reader do as if the kernel had refused every mapping.
-func (r *Reader) GiveUpMapping() { r.inARow = maxRefused }
+// GiveUpMapping makes a Reader do as if the file could not be mapped.
+func (r *Reader) GiveUpMapping() { r.noMmap = true }
+
+// RefuseMapping makes mappings fail that include this byte of the file, and
+// says how large the largest was since the last refusal.
+func (c *Core) RefuseMapping(off int64) (largest *int) {
+	largest = new(int)
+	c.src.mmap = func(fd int, offset int64, length, prot, flags int) ([]byte, error) {
+		if offset <= off && off < offset+int64(length) {
+			*largest = 0
+			return nil, unix.EAGAIN
+		}
+		*largest = max(*largest, length)
+		return unix.Mmap(fd, offset, length, prot, flags)
+	}
+	return largest
+}

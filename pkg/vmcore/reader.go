@@ -16,8 +16,9 @@ type Reader struct {
 	windows [2]window // the first was used last
 	extent  int       // index of the one used last
 
-	refused span // what the kernel would not map, not even page by page
-	inARow  int  // refusals of whole windows down to the page
+	refused span  // a page that the kernel would not map
+	refusal error // why
+	noMmap  bool  // the file cannot be mapped at all
 
 	translations [8]mapping // recent ones
 	nextSlot     int
@@ -35,10 +36,6 @@ type window struct {
 	data   []byte
 	buffer []byte // readWindow bytes, or nil
 }
-
-// maxRefused is after how many refusals in a row mapping is given up: a kernel
-// may not offer it at all.
-const maxRefused = 16
 
 // NewReader makes a Reader. Close it when done, and before the Core.
 func (c *Core) NewReader() *Reader { return &Reader{c: c} }
@@ -147,7 +144,10 @@ func (r *Reader) readSome(p []byte, off int64, limit span) (int, error) {
 			return 0, err
 		}
 	default:
-		if w = r.remap(off, limit); w == nil {
+		if w = r.remap(off, limit); w == nil && src.oldMem {
+			return 0, r.refusal
+		}
+		if w == nil {
 			return src.pread(p[:min(len(p), int(src.page-off%src.page))], off)
 		}
 	}
@@ -239,14 +239,16 @@ func roundUp(n, to int64) int64 { return (n + to - 1) / to * to }
 // kernel maps nothing there. Beside a page that is not there /proc/vmcore and
 // /dev/mem refuse the whole window, so it tries smaller ones.
 func (r *Reader) remap(off int64, limit span) *window {
-	if r.inARow >= maxRefused || r.refused.holds(off) {
+	if r.noMmap || r.refused.holds(off) {
 		return nil
 	}
 	r.windows[0], r.windows[1] = r.windows[1], r.windows[0]
 	w, src := &r.windows[0], &r.c.src
 	w.unmap()
+	var s span
+	var err error
 	for size := int64(mappedWindow); size >= src.page; size /= 2 {
-		s := span{off &^ (size - 1), off&^(size-1) + size}
+		s = span{off &^ (size - 1), off&^(size-1) + size}
 		if s.end < s.start || s.end > src.size {
 			s.end = src.size
 		}
@@ -254,14 +256,17 @@ func (r *Reader) remap(off int64, limit span) *window {
 			s.start = max(s.start, limit.start&^(src.page-1))
 			s.end = min(s.end, roundUp(limit.end, src.page))
 		}
-		data, err := unix.Mmap(int(src.file.Fd()), s.start, int(s.end-s.start), unix.PROT_READ, unix.MAP_SHARED)
-		if err == nil {
-			w.span, w.data, r.inARow = s, data, 0
+		var data []byte
+		if data, err = src.mmap(int(src.file.Fd()), s.start, int(s.end-s.start), unix.PROT_READ, unix.MAP_SHARED); err == nil {
+			w.span, w.data = s, data
 			return w
 		}
-		r.refused = s
+		if err == unix.ENODEV || err == unix.ENOSYS {
+			r.noMmap = true
+			break
+		}
 	}
-	r.inARow++
+	r.refused, r.refusal = s, fmt.Errorf("map: %w", err)
 	return nil
 }
 

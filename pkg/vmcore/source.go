@@ -4,6 +4,8 @@ import (
 	"io"
 	"math"
 	"os"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -27,10 +29,12 @@ type source struct {
 	page   int64 // page size of the running kernel
 	mapped bool  // reading costs much more than mapping
 	oldMem bool  // file offsets are physical addresses, and only mapping works
+
+	mmap func(fd int, offset int64, length, prot, flags int) ([]byte, error)
 }
 
 func newSource(f *os.File) source {
-	s := source{file: f, size: unknownSize, page: int64(os.Getpagesize()), mapped: f.Name() == "/proc/vmcore"}
+	s := source{file: f, size: unknownSize, page: int64(os.Getpagesize()), mapped: f.Name() == "/proc/vmcore", mmap: unix.Mmap}
 	// Seeking, unlike stat, measures block devices too.
 	if end, err := f.Seek(0, io.SeekEnd); err == nil && end > 0 {
 		s.size = end
@@ -39,7 +43,7 @@ func newSource(f *os.File) source {
 }
 
 func newOldMemSource(f *os.File) source {
-	return source{file: f, size: unknownSize, page: int64(os.Getpagesize()), mapped: true, oldMem: true}
+	return source{file: f, size: unknownSize, page: int64(os.Getpagesize()), mapped: true, oldMem: true, mmap: unix.Mmap}
 }
 
 // pread fills p without a mapping and says how much of it is good.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/ukdump/ukdump/internal/vmcoretest"
 	"github.com/ukdump/ukdump/pkg/vmcore"
+	"golang.org/x/sys/unix"
 )
 
 func open(t testing.TB, path string) *vmcore.Core {
@@ -288,6 +289,38 @@ func TestFileCutOffWhileMapped(t *testing.T) {
 	if c.Faults() == 0 {
 		t.Error("no fault was counted")
 	}
+}
+
+// The kernel refuses a whole window for one page in it.
+func TestPageThatCannotBeMapped(t *testing.T) {
+	const text = "load 0x1000000 16M\npattern 0x1000000 16M\nkernel 0 1M"
+	c, err := vmcore.OpenMapped(vmcoretest.File(t, text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	m, err := vmcore.OpenOldMem(vmcoretest.Memory(t, text, 0x4000000), vmcore.CoreHeader{Addr: 0x4000000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	largest := c.RefuseMapping(0x601000 + 0x2000) // notes and headers take two pages
+	m.RefuseMapping(0x1601000)
+	r, old := c.NewReader(), m.NewReader()
+	defer r.Close()
+	defer old.Close()
+	for paddr := uint64(0x1000000); paddr < 0x2000000; paddr += 4096 {
+		wantPattern(t, r.ReadPhys, 4096, paddr, paddr)
+		if paddr == 0x1601000 {
+			wantReadError(t, old.ReadPhys(make([]byte, 4096), paddr), unix.EAGAIN, paddr)
+			continue
+		}
+		wantPattern(t, old.ReadPhys, 4096, paddr, paddr)
+	}
+	if *largest < 4<<20 {
+		t.Errorf("windows behind that page have at most %d bytes: they did not grow again", *largest)
+	}
+	wantReadError(t, old.ReadPhys(make([]byte, 8<<20), 0x1000000), unix.EAGAIN, 0x1601000)
 }
 
 func TestRefusedFiles(t *testing.T) {
