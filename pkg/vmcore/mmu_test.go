@@ -167,11 +167,14 @@ func TestNoTables(t *testing.T) {
 // Without NUMBER(phys_base) the segment of the kernel's text tells.
 func TestX86ImageFromSegment(t *testing.T) {
 	c := open(t, vmcoretest.File(t, `
-		kernel 0x1000000 4M
-		load 0x1000000 4M vaddr=0xffffffff81000000
+		kernel 0x3000000 4M
+		load 0x3000000 4M vaddr=0xffffffff81000000
 		noinfo NUMBER(phys_base)
-		map 0xffffc90000000000 4K 0x1000000
-		pattern 0x1000000 4K`))
-	wantPattern(t, c.ReadVirt, 4096, 0xffffffff81000000, 0x1000000)
-	wantPattern(t, c.ReadVirt, 4096, 0xffffc90000000000, 0x1000000)
+		map 0xffffc90000000000 4K 0x3000000
+		pattern 0x3000000 4K`))
+	if c.PhysBase() != 0x2000000 {
+		t.Errorf("phys_base %#x", c.PhysBase())
+	}
+	wantPattern(t, c.ReadVirt, 4096, 0xffffffff81000000, 0x3000000)
+	wantPattern(t, c.ReadVirt, 4096, 0xffffc90000000000, 0x3000000)
 }

@@ -17,8 +17,8 @@ const (
 	maxNote = 1 << 20
 	// maxNotes bounds all of them: a CPU has less than 1 KiB.
 	maxNotes = 16 << 20
-	// maxNoteScan bounds what a torn p_filesz makes us search.
-	maxNoteScan = 256 << 20
+	// maxGarbage is how far to search for the next note.
+	maxGarbage = 1 << 20
 )
 
 // notes is what the PT_NOTE segments hold.
@@ -44,7 +44,7 @@ func readNotes(r bytesAt, h *header, skip *skipList) notes {
 
 // scan looks for notes at every fourth byte of a segment.
 func (n *notes) scan(r bytesAt, s segment, machine elf.Machine, skip *skipList) {
-	size := int64(min(s.filesz, maxNoteScan))
+	size := int64(s.filesz)
 	garbage := int64(-1) // where the last garbage began
 	for at := int64(0); at+nhdrSize < size; {
 		step, isNote := n.take(r, s.offset+at, size-at, machine, skip)
@@ -52,10 +52,14 @@ func (n *notes) scan(r bytesAt, s segment, machine elf.Machine, skip *skipList) 
 			skip.add("PT_NOTE %d: bytes %#x to %#x are no notes", s.index, garbage, at)
 			garbage = -1
 		}
-		if !isNote && garbage < 0 && step == 4 {
+		if !isNote && garbage < 0 {
 			garbage = at
 		}
 		at += step
+		if garbage >= 0 && at-garbage > maxGarbage {
+			skip.add("PT_NOTE %d: no notes from %#x of %#x bytes on", s.index, garbage, s.filesz)
+			return
+		}
 	}
 }
 

@@ -108,7 +108,7 @@ func (r *Reader) readFull(p []byte, off int64) error {
 		return fmt.Errorf("offset %#x is outside of any file", off)
 	}
 	page := r.c.src.page // of old memory only these bytes are known to be there
-	_, err := r.readFile(p, off, span{off &^ (page - 1), off + int64(len(p))}, true)
+	_, err := r.readFile(p, off, span{off &^ (page - 1), off + int64(len(p))}, false)
 	return err
 }
 

@@ -73,6 +73,7 @@ type Core struct {
 	skipped   skipList
 	faults    atomic.Uint64
 	mmu       *mmu
+	physBase  uint64
 
 	mu     sync.Mutex // guards shared, the reader of the Core's own methods
 	shared *Reader
@@ -206,15 +207,10 @@ func (c *Core) ramAround(paddr uint64) (start, end uint64, ok bool) {
 	return uint64(c.ranges[i].Start) << c.pageShift, uint64(c.ranges[i].End) << c.pageShift, true
 }
 
-// PhysBase is NUMBER(phys_base) of x86_64, which may be negative and then
-// wraps; 0 on other machines.
-func (c *Core) PhysBase() uint64 {
-	if c.header.machine != elf.EM_X86_64 {
-		return 0
-	}
-	n, _ := c.info.Number("phys_base")
-	return uint64(n)
-}
+// PhysBase is phys_base of an x86_64 kernel: the physical address of what is
+// linked at __START_KERNEL_map. It may be negative and then wraps. 0 on other
+// machines and if the core does not tell.
+func (c *Core) PhysBase() uint64 { return c.physBase }
 
 // ReadPhys fills p from the physical address paddr. Safe for concurrent use.
 // The error is a *[ReadError] that names the first address not read.

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/ukdump/ukdump/internal/vmcoretest"
 	"github.com/ukdump/ukdump/pkg/vmcore"
@@ -207,6 +208,19 @@ func TestNotesAmongGarbage(t *testing.T) {
 	off, size := c.VMCoreInfoNote()
 	if !bytes.HasPrefix(c.Notes()[off:off+size], []byte("OSRELEASE=")) {
 		t.Error("the VMCOREINFO note is not where it should be")
+	}
+}
+
+// A torn p_filesz makes a segment of notes as large as the file: the search for
+// more of them must end.
+func TestEndlessNotes(t *testing.T) {
+	start := time.Now()
+	c := patched(t, "cpus 2\nkernel 0 1M\nload 0x100000 8G", 0, 32, 8<<30)
+	if c.NumCPUs() != 2 || c.Info().Release() == "" {
+		t.Errorf("%d CPUs, release %q", c.NumCPUs(), c.Info().Release())
+	}
+	if took := time.Since(start); took > 10*time.Second {
+		t.Errorf("it took %v", took)
 	}
 }
 

@@ -36,6 +36,7 @@ func newX86(c *Core) *mmu {
 	image, ok := x86Image(c, size)
 	if ok {
 		m.linears = append(m.linears, image)
+		c.physBase = x86StartKernelMap - image.delta
 	}
 	if direct, ok := directMap(c, x86KernelHalf, x86StartKernelMap-1); ok {
 		m.linears = append(m.linears, direct)
