@@ -11,11 +11,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ukdump/ukdump/internal/blockdev"
 	"github.com/ukdump/ukdump/internal/cmdline"
 	"github.com/ukdump/ukdump/internal/console"
 	"github.com/ukdump/ukdump/internal/kmsg"
 	"github.com/ukdump/ukdump/internal/modules"
 	"github.com/ukdump/ukdump/pkg/config"
+	"github.com/ukdump/ukdump/pkg/targets"
 	"github.com/ukdump/ukdump/pkg/vmcore"
 )
 
@@ -220,6 +222,10 @@ const (
 )
 
 func (c *capture) loadModules() error {
+	if c.targetsThere() {
+		c.logf("the targets' devices are there, no modules are needed")
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), modulesTimeout)
 	defer cancel()
 	results, err := modules.LoadFile(ctx, modules.ListPath, modules.Options{PerModule: moduleTimeout, Cmdline: c.cmdline})
@@ -236,6 +242,31 @@ func (c *capture) loadModules() error {
 		c.logf("%d of %d modules loaded", loaded, len(results))
 	}
 	return err
+}
+
+// presence is how long the look for targets that need no modules may take.
+const presence = 300 * time.Millisecond
+
+// targetsThere says whether all targets are disks that the kernel has found
+// with the drivers built into it. Drivers that are not needed cost memory, and
+// some hang.
+func (c *capture) targetsThere() bool {
+	ctx, cancel := context.WithTimeout(context.Background(), presence)
+	defer cancel()
+	for _, url := range c.cfg.Targets {
+		target, err := targets.Parse(url)
+		if err != nil || target.Scheme != "disk" {
+			return false
+		}
+		spec, err := blockdev.ParseSpec(target.Device)
+		if err != nil {
+			return false
+		}
+		if _, err := blockdev.Find(ctx, spec, func(string, ...any) {}); err != nil {
+			return false
+		}
+	}
+	return len(c.cfg.Targets) > 0
 }
 
 // attempts runs the plan until a target has the whole crash.
