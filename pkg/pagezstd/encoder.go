@@ -32,6 +32,7 @@ type Encoder struct {
 func New(level int) *Encoder {
 	e := &Encoder{}
 	e.codes.init()
+	e.huff.init()
 	e.grow(4096)
 	return e
 }
@@ -46,7 +47,7 @@ func (e *Encoder) grow(n int) {
 // Encode appends to dst.
 func (e *Encoder) Encode(dst, src []byte) ([]byte, bool) {
 	n := len(src)
-	if n < 16 || n > MaxPage {
+	if n < 32 || n > MaxPage {
 		return dst, false
 	}
 	if n+pad > len(e.out) {

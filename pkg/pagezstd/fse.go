@@ -13,53 +13,92 @@ type fseTable struct {
 	log  uint
 	next [1 << maxFSELog]uint16
 	tt   [64]fseTT
+	line [1<<maxFSELog + 8]uint8 // of build: the symbols, each as often as its norm
+	sym  [1 << maxFSELog]uint8   // the same, spread
 }
 
-const maxFSELog = 9
+const maxFSELog = 8
 
-// build makes the table of a normalized distribution: norm sums to 1<<log, -1 counts as one.
-func (t *fseTable) build(norm []int16, log uint) {
+// dist is a distribution over the symbols in use.
+type dist struct {
+	n     int
+	sym   [64]uint8 // ascending
+	count [64]uint32
+	norm  [64]int16 // sums to 1<<log; -1 counts as one
+}
+
+// collect takes the symbols with a count.
+func (d *dist) collect(count *[64]uint32) {
+	n := 0
+	for s, c := range count {
+		d.sym[n&63], d.count[n&63] = uint8(s), c
+		n += int((uint64(c) + 0xffffffff) >> 32)
+	}
+	d.n = n
+}
+
+// build makes the table of d.
+func (t *fseTable) build(d *dist, log uint) {
 	size := 1 << log
-	var sym [1 << maxFSELog]uint8
-	var cum [64]int
+	line := &t.line
+	var cum [64]uint16
 	t.log = log
-	high := size - 1
-	total := 0
-	for s, c := range norm {
-		cum[s] = total
-		if c == -1 {
-			sym[high] = uint8(s)
+	high, total := size, 0
+	at := 0
+	for i, s := range d.sym[:d.n] {
+		c := int(d.norm[i])
+		cum[s&63] = uint16(total)
+		if c > 0 {
+			v := uint64(s) * 0x0101010101010101
+			store64(line[:], at, v)
+			for k := 8; k < c; k += 8 {
+				store64(line[:], at+k, v)
+			}
+			at += c
+		} else {
 			high--
 			c = 1
 		}
-		t.tt[s] = symbolTT(int(c), total, log)
-		total += int(c)
+		out := log - uint(bits.Len(uint(c-1))) + 1
+		tt := &t.tt[s&63]
+		tt.deltaBits = uint32(out)<<16 - uint32(c)<<(out&31)
+		tt.deltaState = int32(total - c)
+		total += c
 	}
-	step := size>>1 + size>>3 + 3
-	pos := 0
-	for s, c := range norm {
-		for ; c > 0; c-- {
-			sym[pos] = uint8(s)
-			for pos = (pos + step) & (size - 1); pos > high; {
-				pos = (pos + step) & (size - 1)
-			}
+	sym := &t.sym
+	spread(sym[:size], line[:at], high)
+	for i, s := range d.sym[:d.n] {
+		if d.norm[i] < 0 {
+			sym[(size-1)&(1<<maxFSELog-1)] = s
+			size--
 		}
 	}
+	size = 1 << log
 	for u, s := range sym[:size] {
-		t.next[cum[s]] = uint16(size + u)
-		cum[s]++
+		k := cum[s&63]
+		t.next[k&(1<<maxFSELog-1)] = uint16(size + u)
+		cum[s&63] = k + 1
 	}
 }
 
-func symbolTT(c, total int, log uint) fseTT {
-	if c == 0 {
-		return fseTT{}
+// spread deals line out over sym in the order of RFC 8878, 4.1.1; places from high on are taken.
+func spread(sym, line []uint8, high int) {
+	mask := len(sym) - 1
+	step := len(sym)>>1 + len(sym)>>3 + 3
+	pos := 0
+	if high == len(sym) {
+		for _, s := range line {
+			sym[pos&mask] = s
+			pos += step
+		}
+		return
 	}
-	if c == 1 {
-		return fseTT{uint32(log)<<16 - 1<<log, int32(total - 1)}
+	for _, s := range line {
+		sym[pos] = s
+		for pos = (pos + step) & mask; pos >= high; {
+			pos = (pos + step) & mask
+		}
 	}
-	out := log - uint(bits.Len(uint(c-1))-1)
-	return fseTT{uint32(out)<<16 - uint32(c)<<out, int32(total - c)}
 }
 
 // first is the state that stands for symbol s before any other is encoded.
@@ -70,53 +109,31 @@ func (t *fseTable) first(s uint8) uint32 {
 	return uint32(t.next[(int32(v>>n)+tt.deltaState)&(1<<maxFSELog-1)])
 }
 
-// normalize scales count (sum total, at least two symbols used) to sum 1<<log, keeping every used symbol at 1 or more.
+// normalize scales count (sum total) to norm, sum 1<<log, keeping every symbol at 1 or more.
 // It reports false if there are more symbols than states.
-func normalize(norm []int16, count []uint32, total int, log uint) bool {
-	size := 1 << log
+func (d *dist) normalize(total int, log uint) bool {
 	scale := uint64(1<<32) << log / uint64(total)
-	left := size
+	left := 1 << log
 	best, bestN := 0, int16(0)
-	for s, c := range count {
-		if c == 0 {
-			norm[s] = 0
-			continue
-		}
-		v := uint64(c) * scale
-		n := int16(v >> 32)
-		if n == 0 {
-			n = 1
-		} else if uint32(v) > restToBeat(n) {
-			n++
-		}
+	for i, c := range d.count[:d.n] {
+		v := uint64(c)*scale + 1<<31
+		n := int16(max(v>>32, 1))
 		if n > bestN {
-			best, bestN = s, n
+			best, bestN = i, n
 		}
-		norm[s] = n
+		d.norm[i] = n
 		left -= int(n)
 	}
 	if left >= 0 || int(bestN) > -left*2 {
-		norm[best] += int16(left)
+		d.norm[best&63] += int16(left)
 		return true
 	}
-	return shave(norm, -left)
-}
-
-// restToBeat is the fraction, in 1/2^32, from which n+1 costs less than n.
-func restToBeat(n int16) uint32 {
-	switch n {
-	case 1:
-		return 0x71000000
-	case 2:
-		return 0x78000000
-	case 3:
-		return 0x7b000000
-	}
-	return 0x7e000000
+	return d.shave(-left)
 }
 
 // shave takes over states away from the largest norms, one at a time.
-func shave(norm []int16, over int) bool {
+func (d *dist) shave(over int) bool {
+	norm := d.norm[:d.n]
 	for ; over > 0; over-- {
 		best := 0
 		for s, n := range norm {
@@ -132,57 +149,48 @@ func shave(norm []int16, over int) bool {
 	return true
 }
 
-// putNorm writes the table description of norm and returns the position after it.
-func putNorm(b []byte, p int, norm []int16, log uint) int {
+// put writes the table description of d and returns the position after it.
+func (d *dist) put(b []byte, p int, log uint) int {
 	acc, n := uint64(log-5), uint(4)
-	remaining := 1<<log + 1
-	threshold, width := 1<<log, log+1
-	for s, prevZero := 0, false; s < len(norm) && remaining > 1; {
-		if prevZero {
-			start := s
-			for norm[s] == 0 {
-				s++
-			}
-			for ; s >= start+3; start += 3 {
-				acc |= 3 << n
+	remaining := uint(1<<log + 1)
+	at := uint8(0)
+	for i, s := range d.sym[:d.n] {
+		if gap := s - at; gap > 0 { // a zero, and how many more
+			acc, n = putCount(acc, n, remaining, 0)
+			for gap--; gap >= 3; gap -= 3 {
+				acc |= 3 << (n & 63)
 				n += 2
-				if n > 40 {
-					store64(b, p, acc)
-					p += int(n >> 3)
-					acc >>= n &^ 7
-					n &= 7
-				}
 			}
-			acc |= uint64(s-start) << n
+			acc |= uint64(gap) << (n & 63)
 			n += 2
 		}
-		c := int(norm[s])
-		s++
-		top := 2*threshold - 1 - remaining
-		if c < 0 {
-			remaining += c
-		} else {
-			remaining -= c
-		}
-		c++
-		prevZero = c == 1
-		if c >= threshold {
-			c += top
-		}
-		acc |= uint64(c) << n
-		n += width
-		if c < top {
-			n--
-		}
-		for remaining < threshold {
-			width--
-			threshold >>= 1
-		}
+		at = s + 1
 		store64(b, p, acc)
 		p += int(n >> 3)
-		acc >>= n &^ 7
+		acc >>= n & 56
 		n &= 7
+		c := uint(d.norm[i])
+		acc, n = putCount(acc, n, remaining, c)
+		remaining -= c
 	}
 	store64(b, p, acc)
 	return p + int(n+7)>>3
+}
+
+// putCount writes one norm of a distribution that still misses remaining-1: in Len(remaining) bits, or in one less
+// where the value is low.
+func putCount(acc uint64, n, remaining, c uint) (uint64, uint) {
+	width := uint(bits.Len(remaining))
+	half := uint(1) << ((width - 1) & 63)
+	top := 2*half - 1 - remaining
+	c++
+	if c >= half {
+		c += top
+	}
+	acc |= uint64(c) << (n & 63)
+	n += width
+	if c < top {
+		n--
+	}
+	return acc, n
 }

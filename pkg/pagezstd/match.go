@@ -5,6 +5,7 @@ import "math/bits"
 const (
 	hashLog  = 12
 	minMatch = 4
+	tail     = 16 // no match starts in the last bytes, so that whole words can be loaded
 )
 
 // seq is one zstd sequence: ll literals, then a match of ml bytes.
@@ -14,82 +15,131 @@ type seq struct {
 	ml  uint16 // match length - 3
 }
 
-func hash5(v uint64) uint64 { return (v << 24) * 0xcf1bbcdcbb000001 >> (64 - hashLog) }
+func hash4(v uint64) uint32 { return uint32(v) * 2654435761 >> (32 - hashLog) }
 
 // find cuts src into e.seqs and e.lits.
 func (e *Encoder) find(src []byte) {
 	clear(e.hash[:])
-	e.nseq, e.nlit = 0, 0
+	hash, seqs, lits := &e.hash, e.seqs, e.lits
+	ns, nl := 0, 0
 	anchor, ip := 0, 1
 	rep1, rep2 := 1, 4
-	end := len(src) - 8
-	seqs := e.seqs
-	for ip < end {
-		cv := load64(src, ip)
-		h := hash5(cv)
-		cand := int(e.hash[h])
-		e.hash[h] = uint16(ip)
-		var off uint32
-		var m int
-		if uint32(cv>>8) == load32(src, ip+1-rep1) {
-			ip++
-			m = ip - rep1
-			off = 1
-		} else if uint32(cv) == load32(src, cand) && ip-cand < 1<<16 {
-			m = cand
+	end := len(src) - tail
+	for {
+		start, m := search(src, hash, ip, anchor, rep1, end)
+		if start >= end {
+			break
+		}
+		off := uint32(1)
+		if x := load64(src, start+4) ^ load64(src, m+4); x != 0 {
+			ip = start + 4 + bits.TrailingZeros64(x)>>3
 		} else {
-			ip += 1 + (ip-anchor)>>6
-			continue
+			ip = common(src, start+12, m+12)
 		}
-		start := ip
-		ip, m = matchEnd(src, ip+4, m+4)
-		if off == 0 {
-			m0 := m - (ip - start)
-			for start > anchor && m0 > 0 && src[start-1] == src[m0-1] {
-				start--
-				m0--
-			}
+		if start-m != rep1 {
 			rep2 = rep1
-			rep1 = start - m0
+			rep1 = start - m
 			off = uint32(rep1) + 3
-		} else if start == anchor {
-			// rep1 after a match of the same: cannot be, since that match would have been longer
-			off = 0
+			if m >= 8 {
+				x := load64(src, start-8) ^ load64(src, m-8)
+				start -= min(bits.LeadingZeros64(x)>>3, start-anchor)
+			}
 		}
-		e.copyLits(src, anchor, start)
-		seqs[e.nseq] = seq{off, uint16(start - anchor), uint16(ip - start - 3)}
-		e.nseq++
+		store64(lits, nl, load64(src, anchor))
+		store64(lits, nl+8, load64(src, anchor+8))
+		for i := 16; i < start-anchor; i += 16 {
+			store64(lits, nl+i, load64(src, anchor+i))
+			store64(lits, nl+i+8, load64(src, anchor+i+8))
+		}
+		nl += start - anchor
+		seqs[ns] = seq{off, uint16(start - anchor), uint16(ip - start - 3)}
+		ns++
 		anchor = ip
 		if ip >= end {
 			break
 		}
-		e.hash[hash5(load64(src, start+2))] = uint16(start + 2)
-		e.hash[hash5(load64(src, ip-2))] = uint16(ip - 2)
+		hash[hash4(load64(src, ip-2))] = uint16(ip - 2)
 		for ip < end && load32(src, ip) == load32(src, ip-rep2) {
 			start := ip
-			h := hash5(load64(src, ip))
-			e.hash[h] = uint16(ip)
-			ip, _ = matchEnd(src, ip+4, ip+4-rep2)
+			hash[hash4(load64(src, ip))] = uint16(ip)
+			ip = common(src, ip+4, ip+4-rep2)
 			rep1, rep2 = rep2, rep1
-			seqs[e.nseq] = seq{1, 0, uint16(ip - start - 3)}
-			e.nseq++
+			seqs[ns] = seq{1, 0, uint16(ip - start - 3)}
+			ns++
 			anchor = ip
 		}
 	}
-	e.copyLits(src, anchor, len(src))
+	nl += copy(lits[nl:], src[anchor:])
+	e.nseq, e.nlit = ns, nl
 }
 
-func (e *Encoder) copyLits(src []byte, a, b int) {
-	copy(e.lits[e.nlit:], src[a:b])
-	e.nlit += b - a
+// search returns the next position from ip that matches an earlier one, and that one; a repeat of rep1 goes first.
+//
+//go:noinline
+func search(src []byte, hash *[1 << hashLog]uint16, ip, anchor, rep1, end int) (int, int) {
+	for near := min(anchor+64, end-4); ip < near; ip += 4 {
+		v := load64(src, ip)
+		x := v ^ load64(src, ip-rep1)
+		h := hash4(v)
+		m := int(hash[h])
+		hash[h] = uint16(ip)
+		if uint32(x>>8) == 0 {
+			return ip + 1, ip + 1 - rep1
+		}
+		if uint32(v) == load32(src, m) {
+			return ip, m
+		}
+		h = hash4(v >> 8)
+		m = int(hash[h])
+		hash[h] = uint16(ip + 1)
+		if uint32(x>>16) == 0 {
+			return ip + 2, ip + 2 - rep1
+		}
+		if uint32(v>>8) == load32(src, m) {
+			return ip + 1, m
+		}
+		h = hash4(v >> 16)
+		m = int(hash[h])
+		hash[h] = uint16(ip + 2)
+		if uint32(x>>24) == 0 {
+			return ip + 3, ip + 3 - rep1
+		}
+		if uint32(v>>16) == load32(src, m) {
+			return ip + 2, m
+		}
+		h = hash4(v >> 24)
+		m = int(hash[h])
+		hash[h] = uint16(ip + 3)
+		if uint32(x>>32) == 0 {
+			return ip + 4, ip + 4 - rep1
+		}
+		if uint32(v>>24) == load32(src, m) {
+			return ip + 3, m
+		}
+	}
+	for ip < end {
+		v := load64(src, ip)
+		h := hash4(v)
+		m := int(hash[h])
+		hash[h] = uint16(ip)
+		if uint32(v>>8) == load32(src, ip+1-rep1) {
+			return ip + 1, ip + 1 - rep1
+		}
+		if uint32(v) == load32(src, m) {
+			return ip, m
+		}
+		ip += 1 + (ip-anchor)>>6
+	}
+	return ip, 0
 }
 
-// matchEnd extends a match of src[i:] with src[m:].
-func matchEnd(src []byte, i, m int) (int, int) {
+// common returns where src[i:] and src[m:] part.
+//
+//go:noinline
+func common(src []byte, i, m int) int {
 	for i+8 <= len(src) {
 		if x := load64(src, i) ^ load64(src, m); x != 0 {
-			k := bits.TrailingZeros64(x) >> 3
-			return i + k, m + k
+			return i + bits.TrailingZeros64(x)>>3
 		}
 		i += 8
 		m += 8
@@ -98,5 +148,5 @@ func matchEnd(src []byte, i, m int) (int, int) {
 		i++
 		m++
 	}
-	return i, m
+	return i
 }

@@ -12,15 +12,13 @@ const (
 
 // seqEncoder writes the sequences section (RFC 8878, 3.1.1.3.2).
 type seqEncoder struct {
-	llCode [64]uint8
-	mlCode [128]uint8
-	llBits [64]uint8
-	mlBits [64]uint8
+	llTab  [64]uint16  // bits<<8 | code of short literals lengths
+	mlTab  [128]uint16 // and match lengths
 	preset [alphabets]preset
 	built  [alphabets]fseTable // made for one page
-	codes  [alphabets][]uint8  // of each sequence
+	packed []packed
 	count  [alphabets][64]uint32
-	norm   [64]int16
+	dist   dist
 }
 
 // preset is a predefined distribution: its table and what each symbol costs, in 1/256 bit.
@@ -30,14 +28,13 @@ type preset struct {
 }
 
 func (c *seqEncoder) init() {
-	for i := range c.llCode {
-		c.llCode[i] = llCodeOf(i)
+	for i := range c.llTab {
+		k := llCodeOf(i)
+		c.llTab[i] = uint16(llBitsOf(int(k)))<<8 | uint16(k)
 	}
-	for i := range c.mlCode {
-		c.mlCode[i] = mlCodeOf(i)
-	}
-	for i := range c.llBits {
-		c.llBits[i], c.mlBits[i] = llBitsOf(i), mlBitsOf(i)
+	for i := range c.mlTab {
+		k := mlCodeOf(i)
+		c.mlTab[i] = uint16(mlBitsOf(int(k)))<<8 | uint16(k)
 	}
 	c.preset[litLength].init(6, []int16{4, 3, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2, 3, 2,
 		1, 1, 1, 1, 1, -1, -1, -1, -1})
@@ -48,10 +45,13 @@ func (c *seqEncoder) init() {
 }
 
 func (p *preset) init(log uint, norm []int16) {
-	p.build(norm, log)
+	var d dist
 	for s, c := range norm {
+		d.sym[s], d.norm[s] = uint8(s), c
 		p.cost[s] = uint32(log)<<8 - log2(uint32(max(c, 1)))
 	}
+	d.n = len(norm)
+	p.build(&d, log)
 }
 
 // log2 is the logarithm of v >= 1 in 1/256, by a line between the powers of two.
@@ -61,9 +61,7 @@ func log2(v uint32) uint32 {
 }
 
 func (c *seqEncoder) grow(n int) {
-	for i := range c.codes {
-		c.codes[i] = make([]uint8, n)
-	}
+	c.packed = make([]packed, n)
 }
 
 // llCodeOf is the code of a literals length below 64.
@@ -138,11 +136,10 @@ func (c *seqEncoder) encode(b []byte, p int, seqs []seq, limit int) (int, bool) 
 	if p+8 > limit {
 		return 0, false
 	}
-	switch {
-	case n < 128:
+	if n < 128 {
 		b[p] = byte(n)
 		p++
-	default: // below 0x7f00 whatever the page
+	} else { // below 0x7f00 whatever the page
 		b[p], b[p+1] = byte(n>>8)+128, byte(n)
 		p += 2
 	}
@@ -158,26 +155,44 @@ func (c *seqEncoder) encode(b []byte, p int, seqs []seq, limit int) (int, bool) 
 		t[i], mode[i], p = c.choose(b, p, i, n)
 	}
 	b[modes] = mode[litLength]<<6 | mode[offset]<<4 | mode[matchLength]<<2
-	return c.stream(b, p, seqs, t, limit)
+	return c.stream(b, p, c.packed[:n], t, limit)
+}
+
+// packed is a sequence as it is written: its codes, and its extra bits in one word.
+type packed struct {
+	extra      uint64
+	width      uint8 // of extra
+	ll, of, ml uint8
 }
 
 func (c *seqEncoder) toCodes(seqs []seq) {
 	clear(c.count[0][:])
 	clear(c.count[1][:])
 	clear(c.count[2][:])
-	ll, of, ml := c.codes[0][:len(seqs)], c.codes[1][:len(seqs)], c.codes[2][:len(seqs)]
+	out := c.packed[:len(seqs)]
 	for i := range seqs {
 		s := &seqs[i]
-		l := uint8(bits.Len16(s.ll) + 18)
-		if s.ll < 64 {
-			l = c.llCode[s.ll&63]
+		l, m := c.llTab[s.ll&63], c.mlTab[s.ml&127]
+		if s.ll >= 64 {
+			k := uint16(bits.Len16(s.ll) - 1)
+			l = k<<8 | (k + 19)
 		}
-		m := uint8(bits.Len16(s.ml) + 35)
-		if s.ml < 128 {
-			m = c.mlCode[s.ml&127]
+		if s.ml >= 128 {
+			k := uint16(bits.Len16(s.ml) - 1)
+			m = k<<8 | (k + 36)
 		}
 		o := uint8(bits.Len32(s.off) - 1)
-		ll[i], of[i], ml[i] = l, o, m
+		wl, wm := uint8(l>>8), uint8(m>>8)
+		x := uint64(s.ll) & (1<<(wl&63) - 1)
+		x |= uint64(s.ml) & (1<<(wm&63) - 1) << (wl & 63)
+		wl += wm
+		x |= (uint64(s.off) ^ 1<<(o&63)) << (wl & 63)
+		q := &out[i]
+		q.extra = x
+		q.width = wl + o
+		q.ll = uint8(l)
+		q.of = o
+		q.ml = uint8(m)
 		c.count[litLength][l&63]++
 		c.count[offset][o&63]++
 		c.count[matchLength][m&63]++
@@ -192,35 +207,30 @@ const (
 
 // choose takes the cheapest way to encode alphabet a and writes its description.
 func (c *seqEncoder) choose(b []byte, p, a, n int) (*fseTable, byte, int) {
-	count := &c.count[a]
-	var preCost, entropy uint32
-	ln := log2(uint32(n))
-	used, last := 0, 0
-	for s, k := range count {
-		if k == 0 {
-			continue
-		}
-		used++
-		last = s
-		preCost += k * c.preset[a].cost[s]
-		entropy += k * (ln - log2(k))
-	}
-	if used == 1 && n > 2 {
-		b[p] = uint8(last)
+	d := &c.dist
+	d.collect(&c.count[a])
+	if d.n == 1 && n > 2 {
+		b[p] = d.sym[0]
 		c.built[a].rle()
 		return &c.built[a], modeRLE, p + 1
 	}
-	if used == 1 || n < 24 || preCost < entropy+uint32(used+4)*5<<8 {
+	if d.n == 1 || n < 24 {
 		return &c.preset[a].fseTable, modePreset, p
 	}
-	log := uint(max(bits.Len(uint(n-1))-3, 5, bits.Len(uint(used))))
+	var preCost, entropy uint32
+	ln := log2(uint32(n))
+	for i, s := range d.sym[:d.n] {
+		k := d.count[i]
+		preCost += k * c.preset[a].cost[s&63]
+		entropy += k * (ln - log2(k))
+	}
+	log := uint(max(bits.Len(uint(n-1))-3, 5, bits.Len(uint(d.n))))
 	log = min(log, 8)
-	norm := c.norm[:last+1]
-	if !normalize(norm, count[:last+1], n, log) {
+	if preCost < entropy+uint32(d.n+4)*5<<8 || !d.normalize(n, log) {
 		return &c.preset[a].fseTable, modePreset, p
 	}
-	c.built[a].build(norm, log)
-	return &c.built[a], modeBuilt, putNorm(b, p, norm, log)
+	c.built[a].build(d, log)
+	return &c.built[a], modeBuilt, d.put(b, p, log)
 }
 
 // rle makes t encode its only symbol in no bits.
@@ -231,53 +241,44 @@ func (t *fseTable) rle() {
 }
 
 // stream writes the bits of the sequences, last first.
-func (c *seqEncoder) stream(b []byte, p int, seqs []seq, t [alphabets]*fseTable, limit int) (int, bool) {
-	n := len(seqs)
-	ll, of, ml := c.codes[0][:n], c.codes[1][:n], c.codes[2][:n]
+func (c *seqEncoder) stream(b []byte, p int, seqs []packed, t [alphabets]*fseTable, limit int) (int, bool) {
 	tl, to, tm := t[litLength], t[offset], t[matchLength]
-	var acc uint64
-	var nb uint
-	i := n - 1
-	sl, so, sm := tl.first(ll[i]), to.first(of[i]), tm.first(ml[i])
-	for {
-		s := &seqs[i]
-		l, o, m := ll[i]&63, of[i]&63, ml[i]&63
-		w := uint(c.llBits[l])
-		acc |= uint64(s.ll) & (1<<w - 1) << nb
-		nb += w
-		w = uint(c.mlBits[m])
-		acc |= uint64(s.ml) & (1<<w - 1) << nb
-		nb += w
-		acc |= uint64(s.off) & (1<<o - 1) << nb
-		nb += uint(o)
+	i := len(seqs) - 1
+	s := &seqs[i]
+	sl, so, sm := tl.first(s.ll), to.first(s.of), tm.first(s.ml)
+	acc, nb := s.extra, uint(s.width)
+	for i--; i >= 0; i-- {
 		store64(b, p, acc)
 		p += int(nb >> 3)
-		acc >>= nb &^ 7
+		acc >>= nb & 56
 		nb &= 7
-		i--
-		if i < 0 {
-			break
-		}
 		if p >= limit {
 			return 0, false
 		}
-		o, m, l = of[i]&63, ml[i]&63, ll[i]&63
-		acc, nb, so = to.step(acc, nb, so, o)
-		acc, nb, sm = tm.step(acc, nb, sm, m)
-		acc, nb, sl = tl.step(acc, nb, sl, l)
-		// at most 7 + 8 + 9 + 9 bits here, 12+11+11 above on a 4 KiB page
-		store64(b, p, acc)
-		p += int(nb >> 3)
-		acc >>= nb &^ 7
-		nb &= 7
+		s = &seqs[i]
+		acc, nb, so = to.step(acc, nb, so, s.of)
+		acc, nb, sm = tm.step(acc, nb, sm, s.ml)
+		acc, nb, sl = tl.step(acc, nb, sl, s.ll)
+		if s.width > 32 { // 7+8+9+9 bits are there
+			store64(b, p, acc)
+			p += int(nb >> 3)
+			acc >>= nb & 56
+			nb &= 7
+		}
+		acc |= s.extra << (nb & 63)
+		nb += uint(s.width)
 	}
-	acc |= uint64(sm) & (1<<tm.log - 1) << nb
+	store64(b, p, acc)
+	p += int(nb >> 3)
+	acc >>= nb & 56
+	nb &= 7
+	acc |= uint64(sm) & (1<<tm.log - 1) << (nb & 63)
 	nb += tm.log
-	acc |= uint64(so) & (1<<to.log - 1) << nb
+	acc |= uint64(so) & (1<<to.log - 1) << (nb & 63)
 	nb += to.log
-	acc |= uint64(sl) & (1<<tl.log - 1) << nb
+	acc |= uint64(sl) & (1<<tl.log - 1) << (nb & 63)
 	nb += tl.log
-	acc |= 1 << nb
+	acc |= 1 << (nb & 63)
 	nb++
 	store64(b, p, acc)
 	p += int(nb+7) >> 3
@@ -288,6 +289,6 @@ func (c *seqEncoder) stream(b []byte, p int, seqs []seq, t [alphabets]*fseTable,
 func (t *fseTable) step(acc uint64, nb uint, state uint32, s uint8) (uint64, uint, uint32) {
 	tt := t.tt[s&63]
 	w := (state + tt.deltaBits) >> 16
-	acc |= uint64(state) & (1<<w - 1) << nb
-	return acc, nb + uint(w), uint32(t.next[(int32(state>>w)+tt.deltaState)&(1<<maxFSELog-1)])
+	acc |= uint64(state) & (1<<(w&63) - 1) << (nb & 63)
+	return acc, nb + uint(w), uint32(t.next[(int32(state>>(w&31))+tt.deltaState)&(1<<maxFSELog-1)])
 }
