@@ -87,9 +87,7 @@ func (a *appliance) boot() error {
 	for _, w := range kcmdline.Words(string(cmdline)) {
 		a.words[w.Key] = w.Value
 	}
-	if err := a.loadModules(); err != nil {
-		return err
-	}
+	a.loadModules()
 	state, err := disk("state")
 	if err != nil {
 		return err
@@ -133,29 +131,22 @@ func (a *appliance) mounts() error {
 	return nil
 }
 
-// loadModules loads what the image lists; the appliance shares its base, and so
-// its modules, with the capture image.
-func (a *appliance) loadModules() error {
-	f, err := os.Open(modules.ListPath)
-	if os.IsNotExist(err) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	entries, err := modules.ReadList(f)
-	if err != nil {
-		return err
-	}
+// loadModules loads what the image lists, and what the target's filesystem
+// takes; the appliance shares its base, and so its modules, with the capture image.
+func (a *appliance) loadModules() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	for _, r := range modules.Load(ctx, entries, modules.Options{PerModule: 10 * time.Second}) {
-		if r.Err != nil && !r.Absent {
-			a.say("load module %s: %v", r.Name(), r.Err)
+	for _, list := range []string{modules.ListPath, modules.FSListPath(a.words["appliance.fstype"])} {
+		results, err := modules.LoadFile(ctx, list, modules.Options{PerModule: 10 * time.Second})
+		if err != nil {
+			a.say("load modules: %v", err)
+		}
+		for _, r := range results {
+			if r.Err != nil && !r.Absent {
+				a.say("load module %s: %v", r.Name(), r.Err)
+			}
 		}
 	}
-	return nil
 }
 
 // disk finds the disk with a serial number and waits for it.
