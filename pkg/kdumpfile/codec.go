@@ -7,6 +7,8 @@ import (
 	"github.com/klauspost/compress/s2"
 	"github.com/klauspost/compress/zlib"
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/ukdump/ukdump/pkg/pagezstd"
 )
 
 // Codec is how a page is compressed, as the flag of its page descriptor.
@@ -93,7 +95,7 @@ type zstdCompressor struct{ enc *zstd.Encoder }
 
 func newZstd(level int) (Compressor, error) {
 	if level == 0 {
-		level = 1
+		return pageCompressor{pagezstd.New(0)}, nil
 	}
 	if level < 1 || level > 22 {
 		return nil, fmt.Errorf("compress zstd:%d: want a level from 1 to 22", level)
@@ -104,6 +106,18 @@ func newZstd(level int) (Compressor, error) {
 }
 
 func (c zstdCompressor) Compress(dst, src []byte) []byte { return c.enc.EncodeAll(src, dst) }
+
+// pageCompressor is the default: made for single pages, twice as fast as an
+// encoder made for streams.
+type pageCompressor struct{ enc *pagezstd.Encoder }
+
+func (c pageCompressor) Compress(dst, src []byte) []byte {
+	out, ok := c.enc.Encode(dst, src)
+	if !ok {
+		return append(dst, src...)
+	}
+	return out
+}
 
 type zlibCompressor struct {
 	w   *zlib.Writer
