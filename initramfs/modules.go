@@ -5,7 +5,9 @@ import (
 	"debug/elf"
 	"fmt"
 	"io"
+	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -45,8 +47,15 @@ func collect(dir, arch string, groups []group) (*moduleSet, error) {
 		return nil, err
 	}
 	found, reasons, err := set.resolve(tree, groups)
+	blind := !isFile(filepath.Join(dir, "modules.builtin"))
+	if err != nil && blind {
+		return nil, fmt.Errorf("kernel %s: %w that this folder knows of: it lacks modules.builtin, which a kernel's package may keep elsewhere; or name all modules with -modules-only", set.release, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("kernel %s: %w", set.release, err)
+	}
+	if blind {
+		set.notes = append(set.notes, "no modules.builtin in "+dir+": what is built into the kernel shows as not in it")
 	}
 	for _, m := range found {
 		data, err := contents(tree, m)
@@ -134,6 +143,11 @@ func (set *moduleSet) resolve(tree *resolve.Tree, groups []group) ([]resolve.Mod
 		}
 	}
 	return result.Modules, reasons, nil
+}
+
+func isFile(name string) bool {
+	info, err := os.Stat(name)
+	return err == nil && info.Mode().IsRegular()
 }
 
 // fileName is the name that a module has without its compression.

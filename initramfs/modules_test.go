@@ -206,6 +206,23 @@ func TestModuleErrors(t *testing.T) {
 	}
 }
 
+// Debian keeps modules.builtin in another package than the modules since 7.x.
+func TestFolderWithoutBuiltin(t *testing.T) {
+	dir := fakeTree(t)
+	if err := os.Remove(filepath.Join(dir, "modules.builtin")); err != nil {
+		t.Fatal(err)
+	}
+	ext4 := specs(t, "disk:///c?dev=LABEL=C&fstype=ext4")
+	_, err := collect(dir, "amd64", chosen(ext4, "", ""))
+	if err == nil || !strings.Contains(err.Error(), "it lacks modules.builtin") {
+		t.Errorf("error %v", err)
+	}
+	set, err := collect(dir, "amd64", chosen(ext4, "virtio_blk", ""))
+	if err != nil || len(set.notes) != 1 {
+		t.Errorf("%v, %v", err, set)
+	}
+}
+
 func TestFirmwareIsMentioned(t *testing.T) {
 	set, err := collect(fakeTree(t), "amd64", chosen(nil, "xfs", ""))
 	if err != nil || len(set.notes) != 1 || !strings.Contains(set.notes[0], "xfs.bin") {
