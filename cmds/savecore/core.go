@@ -74,6 +74,10 @@ func (a *attempt) dumpTo(ctx context.Context, f targets.File, guard *spaceGuard,
 // cannot write at an offset.
 func (a *attempt) output(f targets.File, m *memmap.Map) (out kdumpfile.Output, finish func() error, err error) {
 	noop := func() error { return nil }
+	if a.o.format == "elf" {
+		out, err = kdumpfile.NewELFWriter(f, a.elfHeader(m), m.Ram, m.Keep)
+		return out, noop, err
+	}
 	at, ok := f.(io.WriterAt)
 	if a.o.format == "flat" || !ok {
 		flat := kdumpfile.NewFlattener(f)

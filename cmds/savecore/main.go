@@ -18,6 +18,7 @@ import (
 
 	"github.com/ukdump/ukdump/internal/cmdline"
 	"github.com/ukdump/ukdump/pkg/config"
+	"github.com/ukdump/ukdump/pkg/kdumpfile"
 	"github.com/ukdump/ukdump/pkg/memmap"
 	"github.com/ukdump/ukdump/pkg/targets"
 	"github.com/ukdump/ukdump/pkg/vmcore"
@@ -132,6 +133,9 @@ func (o *options) check() error {
 	}
 	if !strings.Contains(" kdump elf flat ", " "+o.format+" ") {
 		return fmt.Errorf("-format %s: want kdump, elf or flat", o.format)
+	}
+	if o.format == "elf" {
+		o.compress = kdumpfile.None.String() // an ELF core has no compressed pages
 	}
 	if o.keep < 0 || o.workers < 0 {
 		return fmt.Errorf("-keep %d -workers %d: want numbers from 0", o.keep, o.workers)

@@ -2,6 +2,7 @@ package kdumpfile
 
 import (
 	"encoding/binary"
+	"math"
 	"math/bits"
 )
 
@@ -80,4 +81,24 @@ func (b Bitmap) Next(i uint64) (uint64, bool) {
 		i = (at + 8) * 8
 	}
 	return 0, false
+}
+
+// NextClear gives the first bit at or after i that is clear; those beyond the
+// end are.
+func (b Bitmap) NextClear(i uint64) uint64 {
+	for i < uint64(len(b))*8 {
+		if i%8 == 0 && b[i/8] == 0xff {
+			if at := i / 8; at%8 == 0 && at+8 <= uint64(len(b)) && binary.LittleEndian.Uint64(b[at:]) == math.MaxUint64 {
+				i += 64
+				continue
+			}
+			i += 8
+			continue
+		}
+		if !b.Get(i) {
+			break
+		}
+		i++
+	}
+	return i
 }
