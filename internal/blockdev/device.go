@@ -210,10 +210,9 @@ func (s system) holder(name string) string {
 }
 
 // partition fills in what the partition table says: of a whole disk whether
-// there is one, of a partition its ID and name. The kernel tells the name since
-// 2.6.36 or so and the ID since v6.9 ("block: add partition uuid into uevent as
-// PARTUUID"); its names are cut to 7 bits, so the disk is asked too where they
-// could have been.
+// there is one, of a partition its ID and name. All kernels tell the name and
+// newer ones the ID too (block/partitions/core.c, part_uevent). Names are cut
+// to 7 bits there, so the disk is asked also where that may have happened.
 func (s system) partition(d *Device, f io.ReaderAt) {
 	ev := s.uevent(d.Name)
 	number, err := strconv.Atoi(ev["PARTN"])

@@ -248,7 +248,7 @@ func (s *search) members(d Device) []string {
 
 func (s *search) notFound(after time.Duration) error {
 	unit := time.Second
-	if after < 10*time.Second {
+	if after < time.Second {
 		unit = 10 * time.Millisecond
 	}
 	with := "with "

@@ -2,6 +2,8 @@ package blockdev
 
 import (
 	"bytes"
+	"encoding/binary"
+	"hash/crc32"
 	"os"
 	"strings"
 	"testing"
@@ -64,6 +66,18 @@ func FuzzProbe(f *testing.F) {
 	})
 }
 
+// seal makes the checksums of a GPT right, so that fuzzing gets past them.
+func seal(h, disk []byte) {
+	first, n := binary.LittleEndian.Uint64(h[72:]), uint64(binary.LittleEndian.Uint32(h[80:]))
+	if n <= maxEntries && first < uint64(len(disk)/512) && first*512+n*128 <= uint64(len(disk)) {
+		binary.LittleEndian.PutUint32(h[88:], crc32.ChecksumIEEE(disk[first*512:first*512+n*128]))
+	}
+	if size := binary.LittleEndian.Uint32(h[12:]); size <= 512 && size > 20 {
+		clear(h[16:20])
+		binary.LittleEndian.PutUint32(h[16:], crc32.ChecksumIEEE(h[:size]))
+	}
+}
+
 func FuzzReadTable(f *testing.F) {
 	f.Add([]byte{}, int64(0))
 	f.Add(squeeze(f, partitioned(f, 1<<20, "label: gpt\nfirst-lba: 34\nstart=40, size=8, name=\"CRASH\"\n")), int64(512))
@@ -73,6 +87,7 @@ func FuzzReadTable(f *testing.F) {
 			sector = 512
 		}
 		disk, size := pieces(data)
+		seal(disk[512:1024], disk)
 		tab, err := ReadTable(bytes.NewReader(disk), size, sector)
 		if err != nil && tab.Kind != "" || len(tab.Partitions) > maxEntries {
 			t.Errorf("%+v, %v", tab, err)

@@ -28,7 +28,7 @@ func mountOptions(opts string) (flags uintptr, data string, err error) {
 	for o := range strings.SplitSeq(opts, ",") {
 		switch o {
 		case "":
-			return 0, "", fmt.Errorf("opts=%s: an option is empty: want NAME,NAME=VALUE,...", opts)
+			return 0, "", fmt.Errorf("opts=%s: an option is empty: want NAME or NAME=VALUE, joined by commas", opts)
 		case "ro", "remount", "bind", "rbind":
 			return 0, "", fmt.Errorf("opts=%s: %q: a target is mounted to be written to", opts, o)
 		case "sync":
@@ -142,6 +142,11 @@ func mountDevice(ctx context.Context, dev blockdev.Device, s Spec, mountpoint st
 	for _, m := range dev.Members { // btrfs has to be told of its other devices
 		data = strings.TrimPrefix(data+",device="+m, ",")
 	}
+	if strings.HasPrefix(fstype, "ext") && !strings.Contains(data, "errors=") {
+		// mkfs leaves it at errors=continue, where Commit can succeed on a
+		// file system that is falling apart.
+		data = strings.TrimPrefix(data+",errors=remount-ro", ",")
+	}
 	err = unix.Mount(dev.Path, mountpoint, fstype, flags, data)
 	if err == unix.ENODEV && (fstype == "ext2" || fstype == "ext3") {
 		if unix.Mount(dev.Path, mountpoint, "ext4", flags, data) == nil {
@@ -149,14 +154,14 @@ func mountDevice(ctx context.Context, dev blockdev.Device, s Spec, mountpoint st
 		}
 	}
 	if err != nil {
-		return "", fmt.Errorf("%s as %s: %w%s", dev.Path, fstype, err, mountHint(err, dev, fstype, data))
+		return "", fmt.Errorf("%s as %s: %w%s", dev.Path, fstype, err, mountHint(err, dev, fstype, s.Opts))
 	}
 	return fstype, nil
 }
 
 // mountHint is what an errno of mount(2) means here; its own words often
 // mislead.
-func mountHint(err error, dev blockdev.Device, fstype, data string) string {
+func mountHint(err error, dev blockdev.Device, fstype, opts string) string {
 	switch {
 	case err == unix.ENODEV:
 		return ": the kernel does not know " + fstype + ": its module is not in the image"
@@ -177,7 +182,7 @@ func mountHint(err error, dev blockdev.Device, fstype, data string) string {
 	case fstype == "vfat":
 		return ": an unknown option, damage, or a character set (nls_cp437, nls_ascii, nls_iso8859-1, nls_utf8) that is not in the image: see the kernel's log"
 	}
-	return fmt.Sprintf(": an unknown option in %q, or damage: see the kernel's log", data)
+	return fmt.Sprintf(": an unknown option in %q, or damage: see the kernel's log", opts)
 }
 
 // Close also unmounts. A file that was neither committed nor closed keeps the

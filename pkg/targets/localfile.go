@@ -11,10 +11,11 @@ import (
 )
 
 // writebackEvery is how many bytes are written between two calls that start
-// writing them to the disk, and wait for those of the call before. So at most
-// twice as many of this file are dirty, the last fsync has little to do, and
-// an error of the disk is seen here instead of at the end of the dump.
-const writebackEvery = 8 << 20
+// writing them to the disk, and wait until those are there that were started
+// two calls ago. So at most three times as many of this file are dirty, the last
+// fsync has little to do, and an error of the disk is seen here instead of at
+// the end of the dump.
+const writebackEvery = 4 << 20
 
 type localFile struct {
 	f    *os.File
@@ -28,6 +29,7 @@ type localFile struct {
 	size      atomic.Int64
 	written   atomic.Int64 // since the last writeback
 	writeback sync.Mutex   // held by the one that waits for the disk
+	started   [2]int64     // the size when writing was started, before and last; under writeback
 
 	mu    sync.Mutex
 	err   error // the first one; kept because the kernel tells it once only
@@ -79,8 +81,14 @@ func (l *localFile) pace(n int) error {
 	}
 	defer l.writeback.Unlock()
 	l.written.Store(0)
-	err := unix.SyncFileRange(int(l.f.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WAIT_BEFORE|unix.SYNC_FILE_RANGE_WRITE)
-	if err == nil || errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ESPIPE) {
+	fd := int(l.f.Fd())
+	err := unix.SyncFileRange(fd, 0, 0, unix.SYNC_FILE_RANGE_WRITE)
+	if wait := l.started[0]; err == nil && wait > 0 {
+		err = unix.SyncFileRange(fd, 0, wait, unix.SYNC_FILE_RANGE_WAIT_BEFORE)
+	}
+	l.started = [2]int64{l.started[1], l.size.Load()}
+	switch {
+	case err == nil, errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EINVAL), errors.Is(err, unix.ESPIPE):
 		return nil
 	}
 	return l.fail("write back", err)

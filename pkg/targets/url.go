@@ -1,6 +1,7 @@
 package targets
 
 import (
+	"bytes"
 	"fmt"
 	"net/url"
 	"path"
@@ -210,18 +211,13 @@ func checkFSType(fstype string, dev blockdev.Spec) error {
 // Redacted is the URL as it may be shown: without a password, also where the
 // URL is malformed.
 func Redacted(text string) string {
-	rest, query, hasQuery := strings.Cut(text, "?")
-	scheme := ""
-	if i := strings.Index(rest, "://"); i >= 0 {
-		scheme, rest = rest[:i+3], rest[i+3:]
+	scheme, rest, ok := strings.Cut(text, "://")
+	if ok {
+		scheme += "://"
+	} else {
+		scheme, rest = "", text
 	}
-	// A password may hold a slash that should have been escaped, so the last
-	// '@' counts, wherever it stands.
-	if i := strings.LastIndexByte(rest, '@'); i >= 0 {
-		if user, _, ok := strings.Cut(rest[:i], ":"); ok {
-			rest = user + ":xxxxx" + rest[i:]
-		}
-	}
+	rest, query, hasQuery := strings.Cut(redactUser(rest), "?")
 	if !hasQuery {
 		return scheme + rest
 	}
@@ -230,6 +226,25 @@ func Redacted(text string) string {
 		words[i] = redactWord(w)
 	}
 	return scheme + rest + "?" + strings.Join(words, "&")
+}
+
+// redactUser blanks the password in USER:PASSWORD@HOST/... A password may hold
+// characters that should have been escaped, so all up to the last '@' is taken
+// for one, unless it is clear that the colon stands before a port.
+func redactUser(rest string) string {
+	authority := rest
+	if i := strings.IndexAny(rest, "/?"); i >= 0 {
+		authority = rest[:i]
+	}
+	colon, end := strings.IndexByte(authority, ':'), strings.LastIndexByte(rest, '@')
+	if colon < 0 || end < colon {
+		return rest
+	}
+	port := strings.Trim(authority[colon+1:], "0123456789") == ""
+	if port && strings.Contains(authority[:colon], "@") {
+		return rest
+	}
+	return rest[:colon] + ":xxxxx" + rest[end:]
 }
 
 // redactWord blanks what stands behind a key that names a secret, in key=value
@@ -249,19 +264,19 @@ func redactWord(w string) string {
 
 // secretAt is where the value of a secret begins in text, or -1.
 func secretAt(text string) int {
-	lower := strings.Map(func(r rune) rune {
-		if 'A' <= r && r <= 'Z' {
-			return r + 'a' - 'A'
+	lower := []byte(text) // not strings.ToLower: offsets have to stay
+	for i, c := range lower {
+		if 'A' <= c && c <= 'Z' {
+			lower[i] = c + 'a' - 'A'
 		}
-		return r
-	}, text)
+	}
 	first := -1
 	for _, word := range []string{"pass", "secret", "token"} {
-		k := strings.Index(lower, word)
+		k := bytes.Index(lower, []byte(word))
 		if k < 0 {
 			continue
 		}
-		if eq := strings.IndexByte(lower[k:], '='); eq >= 0 && (first < 0 || k+eq+1 < first) {
+		if eq := bytes.IndexByte(lower[k:], '='); eq >= 0 && (first < 0 || k+eq+1 < first) {
 			first = k + eq + 1
 		}
 	}
