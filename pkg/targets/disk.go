@@ -148,7 +148,8 @@ func mountDevice(ctx context.Context, dev blockdev.Device, s Spec, mountpoint st
 		data = strings.TrimPrefix(data+",errors=remount-ro", ",")
 	}
 	err = unix.Mount(dev.Path, mountpoint, fstype, flags, data)
-	if err == unix.ENODEV && (fstype == "ext2" || fstype == "ext3") {
+	if err == unix.ENODEV && (fstype == "ext2" || fstype == "ext3") { // ext4's driver mounts them too
+		opts.driver(ctx, "ext4")
 		if unix.Mount(dev.Path, mountpoint, "ext4", flags, data) == nil {
 			return "ext4", nil
 		}

@@ -379,6 +379,24 @@ func TestDiskCloseWithOpenFile(t *testing.T) {
 	}
 }
 
+// The driver is asked for by the type that was found, and its failing is not
+// the mount's.
+func TestDiskDriver(t *testing.T) {
+	dev, _ := device(t, "xfs")
+	var asked []string
+	tg, err := targets.Open(t.Context(), "disk:///?dev="+dev, targets.Options{Log: t.Logf, Driver: func(_ context.Context, fstype string) error {
+		asked = append(asked, fstype)
+		return errors.New("no list")
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tg.Close()
+	if len(asked) != 1 || asked[0] != "xfs" {
+		t.Errorf("asked for %v", asked)
+	}
+}
+
 // Mounts carry no more rights than writing needs.
 func TestDiskMountOptions(t *testing.T) {
 	dev, _ := device(t, "ext4")
