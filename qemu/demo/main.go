@@ -28,7 +28,7 @@ func run(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 	fs := flag.NewFlagSet("demo", flag.ContinueOnError)
 	fs.SetOutput(stderr)
 	kernel := fs.String("kernel", "6.1", "`kernel` that qemu/fetch got: 5.10, 6.1, 6.12 or 7")
-	reserve := fs.String("crashkernel", "128M", "`memory` reserved for the capture kernel")
+	reserve := fs.String("crashkernel", "96M", "`memory` reserved for the capture kernel")
 	if err := fs.Parse(args); err != nil {
 		return 2
 	}
