@@ -72,7 +72,7 @@ const (
 )
 
 func newBench(ctx context.Context, kernel string) (*bench, error) {
-	r, err := rig.Open()
+	r, err := rig.Open(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -114,7 +114,7 @@ func (b *bench) crash(ctx context.Context, c contender, reserve string) (res *ri
 const reserveForTimes = "160M" // room enough for both
 
 func (b *bench) times(ctx context.Context, out io.Writer, rounds int) error {
-	took := make([][]time.Duration, len(b.both))
+	backs := make([][]rig.Mark, len(b.both))
 	for range rounds { // in turn, so that a busier minute meets both
 		for i, c := range b.both {
 			res, saved, err := b.crash(ctx, c, reserveForTimes)
@@ -126,26 +126,36 @@ func (b *bench) times(ctx context.Context, out io.Writer, rounds int) error {
 			if !ok || !saved {
 				return fmt.Errorf("%s: no core or no return; the console is in %s/serial.log", c.name, res.Dir)
 			}
-			took[i] = append(took[i], back)
+			backs[i] = append(backs[i], back)
 			fmt.Fprintf(out, "%-24s", c.name)
 			for _, m := range marks {
-				fmt.Fprintf(out, "  %s %.1f", m.Name, m.At.Seconds())
+				fmt.Fprintf(out, "  %s %.1f (%.1f)", m.Name, m.At.Seconds(), m.CPU.Seconds())
 			}
 			fmt.Fprintln(out)
 		}
 	}
-	base := median(took[len(took)-1])
-	fmt.Fprintf(out, "\npanic to production back, Linux %s, crashkernel=%s, median of %d\n", b.kernel.Release, reserveForTimes, rounds)
+	fmt.Fprintf(out, "\npanic to production back, Linux %s, crashkernel=%s, median of %d; and the CPU time that QEMU took for it\n", b.kernel.Release, reserveForTimes, rounds)
+	wall := func(m rig.Mark) time.Duration { return m.At }
+	cpu := func(m rig.Mark) time.Duration { return m.CPU }
+	base := backs[len(backs)-1]
 	for i, c := range b.both {
-		m := median(took[i])
-		fmt.Fprintf(out, "%-24s %6.1f s  %.2f\n", c.name, m.Seconds(), m.Seconds()/base.Seconds())
+		fmt.Fprintf(out, "%-24s %6.1f s  %.2f   %6.1f s  %.2f\n", c.name,
+			median(backs[i], wall).Seconds(), ratio(backs[i], base, wall), median(backs[i], cpu).Seconds(), ratio(backs[i], base, cpu))
 	}
 	return nil
 }
 
-func median(d []time.Duration) time.Duration {
-	d = slices.Sorted(slices.Values(d))
+func median(marks []rig.Mark, of func(rig.Mark) time.Duration) time.Duration {
+	d := make([]time.Duration, len(marks))
+	for i, m := range marks {
+		d[i] = of(m)
+	}
+	slices.Sort(d)
 	return d[len(d)/2]
+}
+
+func ratio(a, b []rig.Mark, of func(rig.Mark) time.Duration) float64 {
+	return median(a, of).Seconds() / median(b, of).Seconds()
 }
 
 // reservations finds for each the smallest crashkernel= that works, in steps of

@@ -42,7 +42,7 @@ func run(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 func demo(kernel, reserve string, out io.Writer) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Minute)
 	defer cancel()
-	r, err := rig.Open()
+	r, err := rig.Open(ctx)
 	if err != nil {
 		return err
 	}

@@ -31,13 +31,13 @@ type lab struct {
 // newLab builds the capture images of the kernels, as make initramfs does.
 func newLab(t *testing.T, kernels ...string) *lab {
 	t.Helper()
-	r, err := rig.Open()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute)
+	defer cancel()
+	r, err := rig.Open(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
 	l := &lab{r, t.TempDir()}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
-	defer cancel()
 	for _, name := range kernels {
 		k, err := r.Kernel(name)
 		if err != nil {

@@ -82,15 +82,15 @@ func unpackFile(root *os.Root, h *tar.Header, r io.Reader) error {
 
 // Mark is a step of a crash and when it was reached.
 type Mark struct {
-	Name string
-	At   time.Duration
+	Name    string
+	At, CPU time.Duration // as in vm.Line
 }
 
 // Timeline finds the steps of a crash on the console. Its times count from the
 // panic. A step that is not there, because it failed, is left out.
 func Timeline(lines []vm.Line) []Mark {
 	var marks []Mark
-	var start time.Duration
+	var start vm.Line
 	at := 0
 	for _, step := range []struct {
 		name string
@@ -112,9 +112,9 @@ func Timeline(lines []vm.Line) []Mark {
 				continue
 			}
 			if step.name == "panic" {
-				start = lines[i].At
+				start = lines[i]
 			}
-			marks = append(marks, Mark{step.name, lines[i].At - start})
+			marks = append(marks, Mark{step.name, lines[i].At - start.At, lines[i].CPU - start.CPU})
 			at = i + 1
 			break
 		}
@@ -134,14 +134,14 @@ func containsAny(s string, texts []string) bool {
 	return false
 }
 
-// Find returns the marks by name.
-func Find(marks []Mark, name string) (time.Duration, bool) {
+// Find returns the mark of a name.
+func Find(marks []Mark, name string) (Mark, bool) {
 	for _, m := range marks {
 		if m.Name == name {
-			return m.At, true
+			return m, true
 		}
 	}
-	return 0, false
+	return Mark{}, false
 }
 
 // Directories are the folders below the target that hold a dump.

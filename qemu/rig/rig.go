@@ -14,8 +14,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/klauspost/compress/zstd"
+	"golang.org/x/sys/unix"
 
 	"github.com/ukdump/ukdump/initramfs/cpio"
 )
@@ -25,6 +27,7 @@ type Rig struct {
 	Root  string        // the project
 	Cache string        // what qemu/fetch got
 	Out   string        // one folder for each crash
+	lock  *os.File      // held as long as the process lives
 	slots chan struct{} // machines that may run at a time
 }
 
@@ -33,8 +36,10 @@ type Rig struct {
 const machines = 2
 
 // Open finds the project around the working directory. Out is made; what is in
-// there from earlier runs stays until a crash of the same name.
-func Open() (*Rig, error) {
+// there from earlier runs stays until a crash of the same name. Only one process
+// has it at a time: Open waits for others until ctx ends, and the lock is gone
+// when the process is.
+func Open(ctx context.Context) (*Rig, error) {
 	dir, err := os.Getwd()
 	if err != nil {
 		return nil, err
@@ -50,7 +55,39 @@ func Open() (*Rig, error) {
 		cache = filepath.Join(dir, "_cache")
 	}
 	out := filepath.Join(dir, "_out", "qemu")
-	return &Rig{Root: dir, Cache: cache, Out: out, slots: make(chan struct{}, machines)}, os.MkdirAll(out, 0o755)
+	if err := os.MkdirAll(out, 0o755); err != nil {
+		return nil, err
+	}
+	lock, err := lockFile(ctx, filepath.Join(out, "lock"))
+	if err != nil {
+		return nil, err
+	}
+	return &Rig{Root: dir, Cache: cache, Out: out, lock: lock, slots: make(chan struct{}, machines)}, nil
+}
+
+// lockFile waits until no other process has the lock. It lasts as long as the file
+// is open.
+func lockFile(ctx context.Context, name string) (*os.File, error) {
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return f, nil
+		}
+		if err != unix.EWOULDBLOCK {
+			f.Close()
+			return nil, fmt.Errorf("lock %s: %w", name, err)
+		}
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-ctx.Done():
+			f.Close()
+			return nil, fmt.Errorf("lock %s: another test, demo or bench is running: %w", name, ctx.Err())
+		}
+	}
 }
 
 func exists(path string) bool {
