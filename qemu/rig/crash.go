@@ -181,7 +181,9 @@ func (c Crash) cmdline() string {
 	if load == "" {
 		load = "kdumpctl"
 	}
-	s := fmt.Sprintf(`console=ttyS0 ignore_loglevel printk.time=1 panic=10 crashkernel=%s appliance.load=%s appliance.append="%s"`, reserve, load, c.Append)
+	// no_timer_check: on a busy host the emulated timer fails the kernel's test of
+	// it, which ends in a panic; kdumpctl hands the word on to the capture kernel.
+	s := fmt.Sprintf(`console=ttyS0 ignore_loglevel printk.time=1 panic=10 no_timer_check crashkernel=%s appliance.load=%s appliance.append="%s"`, reserve, load, c.Append)
 	if !c.Fill {
 		s += " appliance.fill=no"
 	}
