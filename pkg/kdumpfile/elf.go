@@ -18,7 +18,11 @@ import (
 //	64     Elf64_Phdr of PT_NOTE, then one of PT_LOAD for each run of memory
 //	then   with PN_XNUM or more of them: one Elf64_Shdr, whose sh_info is their number
 //	then   the notes
-//	then   page aligned, the pages in pfn order
+//	then   512 bytes beyond a page boundary, the pages in pfn order
+//
+// makedumpfile maps a page aligned segment up to its p_memsz and so takes other
+// pages' data for excluded ones, or dies of SIGBUS; what is not page aligned it
+// reads (observed with 1.7.8; its own ELF files never are aligned).
 //
 // crash reads PT_NOTE at offset 64, takes the lowest p_offset of a PT_LOAD as
 // the size of all headers, and p_align 0 as the mark of a kdump core.
@@ -27,6 +31,8 @@ const (
 	phdrSize = 56
 	shdrSize = 64
 	pnXNUM   = 0xffff
+
+	offPage = 512
 
 	offEFlags     = 48
 	elfIncomplete = 1 // DUMP_ELF_INCOMPLETE of makedumpfile, in e_flags
@@ -101,7 +107,7 @@ func newELFWriter(w io.Writer, h ELFHeader, ram, kept Bitmap, limit int) (*ELFWr
 	segments := append([]ELFSegment{}, h.Segments...)
 	segments = append(segments, uncovered(h.Segments, ram, h.MaxPFN, e.block)...)
 	count := 1 + e.eachLoad(segments, func(elf.Prog64) {})
-	e.data = blocks(int64(ehdrSize+count*phdrSize+shdrSize+len(h.Notes)), int64(e.block)) * int64(e.block)
+	e.data = blocks(int64(ehdrSize+count*phdrSize+shdrSize+len(h.Notes)), int64(e.block))*int64(e.block) + offPage
 	e.end = e.data
 	for i, c := range e.chunks {
 		e.chunks[i].offset = e.end
