@@ -68,7 +68,9 @@ func checkDmesg(t *testing.T, l *lab, dir string) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	out := filepath.Join(t.TempDir(), "dmesg")
-	l.tool(ctx, t, "makedumpfile", "--dump-dmesg", filepath.Join(dir, "vmcore"), out)
+	if _, ok := l.tool(ctx, t, "makedumpfile", "--dump-dmesg", filepath.Join(dir, "vmcore"), out); !ok {
+		return
+	}
 	theirs, err := os.ReadFile(out)
 	if err != nil {
 		t.Fatal(err)
@@ -98,7 +100,10 @@ func at(lines []string, i int) string {
 
 func checkPages(t *testing.T, l *lab, vmcore, raw string) {
 	t.Helper()
-	c := l.comparePages(t, vmcore, raw, "31")
+	c, ok := l.comparePages(t, vmcore, raw, "31")
+	if !ok {
+		return
+	}
 	t.Logf("pages: %d of RAM, %d kept, %d compared; makedumpfile keeps %d", c.RAM, c.Kept, c.Compared, c.TheyKeep)
 	if c.Kept == 0 || c.Compared != c.Kept {
 		t.Errorf("%d pages kept, %d of them compared", c.Kept, c.Compared)
