@@ -264,6 +264,10 @@ func (a *attempt) checkSpace(ctx context.Context, m *memmap.Map, o dump.Options)
 	if err != nil {
 		return err
 	}
+	if most := dump.Most(a.core, m); most+a.o.reserve <= free {
+		a.log.printf("at most %s, free %s, reserve %s", mib(most), mib(free), mib(a.o.reserve))
+		return nil
+	}
 	need, err := dump.Estimate(a.core, m, o)
 	if err != nil {
 		return err

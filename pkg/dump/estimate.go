@@ -36,6 +36,12 @@ func Estimate(core *vmcore.Core, m *memmap.Map, o Options) (uint64, error) {
 	return uint64(s.upper()*float64(kept)) + overhead(core, m, kept), nil
 }
 
+// Most is the size in bytes of a dump of m none of whose pages shrinks.
+func Most(core *vmcore.Core, m *memmap.Map) uint64 {
+	kept := m.Keep.Count()
+	return kept<<core.PageShift() + overhead(core, m, kept)
+}
+
 // overhead is what a dump holds besides its pages: header, notes, two bitmaps
 // and the descriptors of 24 bytes.
 func overhead(core *vmcore.Core, m *memmap.Map, kept uint64) uint64 {
