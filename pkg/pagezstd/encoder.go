@@ -5,67 +5,95 @@ import (
 	"math/bits"
 )
 
-// MaxPage is the longest src of Encode.
+// MaxPage is the longest page that Encode takes, in bytes.
 const MaxPage = 64 << 10
 
+// Levels of New.
 const (
-	frameMagic = 0xfd2fb528
-	blockRaw   = 0
-	blockRLE   = 1
-	blockComp  = 2
-	pad        = 64 // room after every buffer for whole-word stores
+	LevelFast    = 0 // literals are not entropy coded
+	LevelDefault = 1
+	LevelSmall   = 2 // one step of lazy matching, finer tables; higher levels are the same
 )
 
-// Encoder writes one zstd frame per page.
+const (
+	minPage    = 32 // bytes; a shorter one cannot pay for the frame around it
+	frameMagic = 0xfd2fb528
+
+	blockRLE        = 1
+	blockCompressed = 2
+)
+
+// Encoder writes one zstd frame per page. It is for one goroutine; each worker has its own. It holds about 60 KiB for
+// pages of 4 KiB and 34 bytes more for each byte of a larger page, once it has seen one.
 type Encoder struct {
-	hash  [1 << hashLog]uint16
-	seqs  []seq
+	hash  [1 << hashLog]uint16 // last position of a four byte pattern; 0 is also "none", and as a candidate harmless
+	seqs  []seq                // of the page: n/minMatch at most
 	nseq  int
-	lits  []byte
+	lits  []byte // the literals of the page: n at most, and pad
 	nlit  int
-	out   []byte
+	out   []byte // the frame: 5/4 n at most before it is found too long, and pad
+	level int
 	huff  huffman
 	codes seqEncoder
 }
 
-// New returns an Encoder.
+// pad is room after a buffer for stores of whole words.
+const pad = 64
+
+// New returns an Encoder for the level. It takes some microseconds.
 func New(level int) *Encoder {
-	e := &Encoder{}
-	e.codes.init()
+	e := &Encoder{level: level}
 	e.huff.init()
-	e.grow(4096)
+	e.codes.init()
+	if level >= LevelSmall {
+		e.codes.finer = 1
+	}
+	e.grow(4 << 10)
 	return e
 }
 
+// grow makes room for pages of n bytes.
 func (e *Encoder) grow(n int) {
 	e.seqs = make([]seq, n/minMatch+2)
 	e.lits = make([]byte, n+pad)
-	e.out = make([]byte, n+pad)
-	e.codes.grow(len(e.seqs))
+	e.out = make([]byte, n+n/2+pad)
+	e.codes.packed = make([]packed, len(e.seqs))
 }
 
-// Encode appends to dst.
+// Encode appends src, one page of at most MaxPage bytes, to dst as one zstd frame and reports true. If the frame would
+// not be shorter than src, or src is longer than MaxPage, it returns dst as it is and reports false: such a page is to be
+// stored as it is. There is no error and, with room for a page in dst, no allocation.
 func (e *Encoder) Encode(dst, src []byte) ([]byte, bool) {
 	n := len(src)
-	if n < 32 || n > MaxPage {
+	if n < minPage || n > MaxPage {
 		return dst, false
 	}
-	if n+pad > len(e.out) {
+	if n+pad > len(e.lits) {
 		e.grow(n)
 	}
-	head := putHeader(e.out, n)
+	b := e.out
+	head := putHeader(b, n)
+	p := head + 3 // after the block header
 	if allEqual(src) {
-		putBlockHeader(e.out[head:], blockRLE, n)
-		e.out[head+3] = src[0]
-		return append(dst, e.out[:head+4]...), true
+		putBlockHeader(b[head:], blockRLE, n)
+		b[p] = src[0]
+		return append(dst, b[:p+1]...), true
 	}
 	e.find(src)
-	size, ok := e.block(head+3, n)
+	var ok bool
+	if e.level <= LevelFast {
+		p, ok = putRaw(b, p, e.lits[:e.nlit], n)
+	} else {
+		p, ok = e.huff.encode(b, p, e.lits[:e.nlit], n)
+	}
+	if ok {
+		p, ok = e.codes.encode(b, p, e.seqs[:e.nseq], n)
+	}
 	if !ok {
 		return dst, false
 	}
-	putBlockHeader(e.out[head:], blockComp, size-head-3)
-	return append(dst, e.out[:size]...), true
+	putBlockHeader(b[head:], blockCompressed, p-head-3)
+	return append(dst, b[:p]...), true
 }
 
 // putHeader writes magic, descriptor (single segment) and content size; it returns their length.
@@ -80,11 +108,13 @@ func putHeader(b []byte, n int) int {
 	return 7
 }
 
+// putBlockHeader writes the header of the last block of a frame.
 func putBlockHeader(b []byte, kind, n int) {
 	v := uint32(1 | kind<<1 | n<<3)
 	b[0], b[1], b[2] = byte(v), byte(v>>8), byte(v>>16)
 }
 
+// allEqual reports whether p, of 8 bytes or more, is one byte over and over.
 func allEqual(p []byte) bool {
 	v := load64(p, 0)
 	if v != bits.RotateLeft64(v, 8) {
@@ -97,13 +127,4 @@ func allEqual(p []byte) bool {
 		}
 	}
 	return load64(p, len(p)-8) == v
-}
-
-// block writes the literals and sequences sections at out[at:]; limit is the size that is no gain.
-func (e *Encoder) block(at, limit int) (int, bool) {
-	p, ok := e.huff.encode(e.out, at, e.lits[:e.nlit+8], e.nlit, limit)
-	if !ok {
-		return 0, false
-	}
-	return e.codes.encode(e.out, p, e.seqs[:e.nseq], limit)
 }

@@ -2,29 +2,29 @@ package pagezstd
 
 import "math/bits"
 
+const maxFSELog = 8
+
 // fseTT is how one symbol changes the state: bits out = (state+deltaBits)>>16, next = next[state>>bits+deltaState].
 type fseTT struct {
 	deltaBits  uint32
 	deltaState int32
 }
 
-// fseTable is an FSE encoding table of up to 1<<maxFSELog states and 53 symbols.
+// fseTable is an FSE encoding table of up to 1<<maxFSELog states and 64 symbols (RFC 8878, 4.1).
 type fseTable struct {
 	log  uint
 	next [1 << maxFSELog]uint16
 	tt   [64]fseTT
-	line [1<<maxFSELog + 8]uint8 // of build: the symbols, each as often as its norm
-	sym  [1 << maxFSELog]uint8   // the same, spread
 }
-
-const maxFSELog = 8
 
 // dist is a distribution over the symbols in use.
 type dist struct {
 	n     int
 	sym   [64]uint8 // ascending
 	count [64]uint32
-	norm  [64]int16 // sums to 1<<log; -1 counts as one
+	norm  [64]int16               // sums to 1<<log; -1 counts as one
+	line  [1<<maxFSELog + 8]uint8 // the symbols, each as often as its norm
+	all   [1 << maxFSELog]uint8   // the same, spread
 }
 
 // collect takes the symbols with a count.
@@ -40,7 +40,7 @@ func (d *dist) collect(count *[64]uint32) {
 // build makes the table of d.
 func (t *fseTable) build(d *dist, log uint) {
 	size := 1 << log
-	line := &t.line
+	line := &d.line
 	var cum [64]uint16
 	t.log = log
 	high, total := size, 0
@@ -65,16 +65,17 @@ func (t *fseTable) build(d *dist, log uint) {
 		tt.deltaState = int32(total - c)
 		total += c
 	}
-	sym := &t.sym
-	spread(sym[:size], line[:at], high)
-	for i, s := range d.sym[:d.n] {
-		if d.norm[i] < 0 {
-			sym[(size-1)&(1<<maxFSELog-1)] = s
-			size--
+	sym := d.all[:size]
+	spread(sym, line[:at], high)
+	if high < size {
+		for i, u := 0, size-1; u >= high; i++ {
+			if d.norm[i] < 0 {
+				sym[u] = d.sym[i]
+				u--
+			}
 		}
 	}
-	size = 1 << log
-	for u, s := range sym[:size] {
+	for u, s := range sym {
 		k := cum[s&63]
 		t.next[k&(1<<maxFSELog-1)] = uint16(size + u)
 		cum[s&63] = k + 1

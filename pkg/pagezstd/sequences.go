@@ -15,10 +15,11 @@ type seqEncoder struct {
 	llTab  [64]uint16  // bits<<8 | code of short literals lengths
 	mlTab  [128]uint16 // and match lengths
 	preset [alphabets]preset
-	built  [alphabets]fseTable // made for one page
+	table  [alphabets]fseTable // of one page
 	packed []packed
 	count  [alphabets][64]uint32
 	dist   dist
+	finer  int // log2 of how much larger than usual the tables are
 }
 
 // preset is a predefined distribution: its table and what each symbol costs, in 1/256 bit.
@@ -44,6 +45,7 @@ func (c *seqEncoder) init() {
 		1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, -1, -1, -1, -1, -1, -1, -1})
 }
 
+// init takes the distribution of RFC 8878, 3.1.1.3.2.2.
 func (p *preset) init(log uint, norm []int16) {
 	var d dist
 	for s, c := range norm {
@@ -54,14 +56,10 @@ func (p *preset) init(log uint, norm []int16) {
 	p.build(&d, log)
 }
 
-// log2 is the logarithm of v >= 1 in 1/256, by a line between the powers of two.
+// log2 is about the logarithm of v >= 1 in 1/256, by a line between the powers of two.
 func log2(v uint32) uint32 {
 	n := uint32(bits.Len32(v) - 1)
 	return n<<8 + (v<<8>>n)&255
-}
-
-func (c *seqEncoder) grow(n int) {
-	c.packed = make([]packed, n)
 }
 
 // llCodeOf is the code of a literals length below 64.
@@ -139,7 +137,7 @@ func (c *seqEncoder) encode(b []byte, p int, seqs []seq, limit int) (int, bool) 
 	if n < 128 {
 		b[p] = byte(n)
 		p++
-	} else { // below 0x7f00 whatever the page
+	} else { // MaxPage has less than 0x7f00
 		b[p], b[p+1] = byte(n>>8)+128, byte(n)
 		p += 2
 	}
@@ -149,44 +147,45 @@ func (c *seqEncoder) encode(b []byte, p int, seqs []seq, limit int) (int, bool) 
 	c.toCodes(seqs)
 	modes := p
 	p++
-	var t [alphabets]*fseTable
 	var mode [alphabets]byte
-	for i := range t {
-		t[i], mode[i], p = c.choose(b, p, i, n)
+	for i := range mode {
+		mode[i], p = c.choose(b, p, i, n)
 	}
 	b[modes] = mode[litLength]<<6 | mode[offset]<<4 | mode[matchLength]<<2
-	return c.stream(b, p, c.packed[:n], t, limit)
+	p = c.stream(b, p, c.packed[:n])
+	return p, p < limit
 }
 
 // packed is a sequence as it is written: its codes, and its extra bits in one word.
 type packed struct {
-	extra      uint64
-	width      uint8 // of extra
+	extra      uint64 // of literals length, match length, offset, from the low end
+	width      uint8  // of extra
 	ll, of, ml uint8
 }
 
+// toCodes fills packed and count.
 func (c *seqEncoder) toCodes(seqs []seq) {
 	clear(c.count[0][:])
 	clear(c.count[1][:])
 	clear(c.count[2][:])
 	out := c.packed[:len(seqs)]
-	for i := range seqs {
-		s := &seqs[i]
-		l, m := c.llTab[s.ll&63], c.mlTab[s.ml&127]
-		if s.ll >= 64 {
-			k := uint16(bits.Len16(s.ll) - 1)
+	for i, s := range seqs {
+		off, ll, ml := uint32(s), uint16(s>>32), uint16(s>>48)
+		l, m := c.llTab[ll&63], c.mlTab[ml&127]
+		if ll >= 64 {
+			k := uint16(bits.Len16(ll) - 1)
 			l = k<<8 | (k + 19)
 		}
-		if s.ml >= 128 {
-			k := uint16(bits.Len16(s.ml) - 1)
+		if ml >= 128 {
+			k := uint16(bits.Len16(ml) - 1)
 			m = k<<8 | (k + 36)
 		}
-		o := uint8(bits.Len32(s.off) - 1)
+		o := uint8(bits.Len32(off) - 1)
 		wl, wm := uint8(l>>8), uint8(m>>8)
-		x := uint64(s.ll) & (1<<(wl&63) - 1)
-		x |= uint64(s.ml) & (1<<(wm&63) - 1) << (wl & 63)
+		x := uint64(ll) & (1<<(wl&63) - 1)
+		x |= uint64(ml) & (1<<(wm&63) - 1) << (wl & 63)
 		wl += wm
-		x |= (uint64(s.off) ^ 1<<(o&63)) << (wl & 63)
+		x |= (uint64(off) ^ 1<<(o&63)) << (wl & 63)
 		q := &out[i]
 		q.extra = x
 		q.width = wl + o
@@ -205,17 +204,14 @@ const (
 	modeBuilt  = 2
 )
 
-// choose takes the cheapest way to encode alphabet a and writes its description.
-func (c *seqEncoder) choose(b []byte, p, a, n int) (*fseTable, byte, int) {
-	d := &c.dist
+// choose makes the table of alphabet a in the cheapest way and writes its description.
+func (c *seqEncoder) choose(b []byte, p, a, n int) (byte, int) {
+	d, t := &c.dist, &c.table[a]
 	d.collect(&c.count[a])
 	if d.n == 1 && n > 2 {
 		b[p] = d.sym[0]
-		c.built[a].rle()
-		return &c.built[a], modeRLE, p + 1
-	}
-	if d.n == 1 || n < 24 {
-		return &c.preset[a].fseTable, modePreset, p
+		t.rle()
+		return modeRLE, p + 1
 	}
 	var preCost, entropy uint32
 	ln := log2(uint32(n))
@@ -224,13 +220,13 @@ func (c *seqEncoder) choose(b []byte, p, a, n int) (*fseTable, byte, int) {
 		preCost += k * c.preset[a].cost[s&63]
 		entropy += k * (ln - log2(k))
 	}
-	log := uint(max(bits.Len(uint(n-1))-3, 5, bits.Len(uint(d.n))))
-	log = min(log, 8)
+	log := uint(min(max(bits.Len(uint(n-1))-3+c.finer, 5, bits.Len(uint(d.n))), maxFSELog))
 	if preCost < entropy+uint32(d.n+4)*5<<8 || !d.normalize(n, log) {
-		return &c.preset[a].fseTable, modePreset, p
+		*t = c.preset[a].fseTable
+		return modePreset, p
 	}
-	c.built[a].build(d, log)
-	return &c.built[a], modeBuilt, d.put(b, p, log)
+	t.build(d, log)
+	return modeBuilt, d.put(b, p, log)
 }
 
 // rle makes t encode its only symbol in no bits.
@@ -241,8 +237,8 @@ func (t *fseTable) rle() {
 }
 
 // stream writes the bits of the sequences, last first.
-func (c *seqEncoder) stream(b []byte, p int, seqs []packed, t [alphabets]*fseTable, limit int) (int, bool) {
-	tl, to, tm := t[litLength], t[offset], t[matchLength]
+func (c *seqEncoder) stream(b []byte, p int, seqs []packed) int {
+	tl, to, tm := &c.table[litLength], &c.table[offset], &c.table[matchLength]
 	i := len(seqs) - 1
 	s := &seqs[i]
 	sl, so, sm := tl.first(s.ll), to.first(s.of), tm.first(s.ml)
@@ -252,14 +248,11 @@ func (c *seqEncoder) stream(b []byte, p int, seqs []packed, t [alphabets]*fseTab
 		p += int(nb >> 3)
 		acc >>= nb & 56
 		nb &= 7
-		if p >= limit {
-			return 0, false
-		}
 		s = &seqs[i]
 		acc, nb, so = to.step(acc, nb, so, s.of)
 		acc, nb, sm = tm.step(acc, nb, sm, s.ml)
 		acc, nb, sl = tl.step(acc, nb, sl, s.ll)
-		if s.width > 32 { // 7+8+9+9 bits are there
+		if s.width > 32 { // 7+8+8+8 bits are there
 			store64(b, p, acc)
 			p += int(nb >> 3)
 			acc >>= nb & 56
@@ -281,8 +274,7 @@ func (c *seqEncoder) stream(b []byte, p int, seqs []packed, t [alphabets]*fseTab
 	acc |= 1 << (nb & 63)
 	nb++
 	store64(b, p, acc)
-	p += int(nb+7) >> 3
-	return p, p < limit
+	return p + int(nb+7)>>3
 }
 
 // step encodes symbol s: it adds the bits that take state to the next one.

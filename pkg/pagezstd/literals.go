@@ -6,7 +6,15 @@ import (
 	"math/bits"
 )
 
-const maxHuffBits = 11
+const (
+	maxHuffBits = 11
+	minHuffman  = 32   // fewer literals are not worth a table
+	oneStream   = 1023 // more go into four streams: the format has no size field for one of that length
+
+	litRaw        = 0
+	litRLE        = 1
+	litCompressed = 2
+)
 
 // huffman writes the literals section (RFC 8878, 3.1.1.3.1).
 type huffman struct {
@@ -28,53 +36,57 @@ func (h *huffman) init() {
 	}
 }
 
-// encode writes the n literals of lits at b[p:]; it reports false once the frame cannot end below limit.
-func (h *huffman) encode(b []byte, p int, lits []byte, n, limit int) (int, bool) {
-	if n < 32 {
-		return putRaw(b, p, lits[:n], limit)
+// encode writes the literals at b[p:] and returns the position after them; it reports false once the frame cannot end
+// below limit.
+func (h *huffman) encode(b []byte, p int, lits []byte, limit int) (int, bool) {
+	n := len(lits)
+	if n < minHuffman {
+		return putRaw(b, p, lits, limit)
 	}
-	used := h.histogram(lits[:n])
+	used := h.histogram(lits)
 	if used == 1 {
-		p = putLitHeader(b, p, 1, n)
+		p = putLitHeader(b, p, litRLE, n)
 		b[p] = lits[0]
 		return p + 1, p+1 < limit
 	}
-	width, total := h.plan(used, n, uint32(min(maxHuffBits, max(7, bits.Len(uint(n))-2, bits.Len(uint(used))))))
-	if total>>3+40 >= n {
-		return putRaw(b, p, lits[:n], limit)
+	// a description of many different weights costs more than the last fraction of a bit saves
+	width, total := h.plan(used, n, uint32(min(max(7, bits.Len(uint(n))-2, bits.Len(uint(used))), maxHuffBits)))
+	const description = 40 // bytes; a small one
+	if total>>3+description >= n {
+		return putRaw(b, p, lits, limit)
 	}
 	if p+total>>3 >= limit {
 		return 0, false
 	}
 	head := litHeaderLen(n)
-	last := int(uint8(h.syms[used-1]))
-	q, ok := h.putTable(b, p+head, last, width)
+	q, ok := h.putTable(b, p+head, int(uint8(h.syms[used-1])), width)
 	if !ok || q-p+total>>3 >= n {
-		return putRaw(b, p, lits[:n], limit)
+		return putRaw(b, p, lits, limit)
 	}
-	if n <= 1023 {
-		q = h.stream(b, q, lits[:n])
+	if n <= oneStream {
+		q = h.stream(b, q, lits)
 	} else {
-		q = h.streams(b, q, lits[:n])
+		q = h.streams(b, q, lits)
 	}
 	size := q - p - head
 	if size >= n {
-		return putRaw(b, p, lits[:n], limit)
+		return putRaw(b, p, lits, limit)
 	}
 	putCompHeader(b, p, n, size)
 	return q, q < limit
 }
 
+// putRaw writes the literals as they are.
 func putRaw(b []byte, p int, lits []byte, limit int) (int, bool) {
 	if p+len(lits)+4 >= limit {
 		return 0, false
 	}
-	p = putLitHeader(b, p, 0, len(lits))
+	p = putLitHeader(b, p, litRaw, len(lits))
 	copy(b[p:], lits)
 	return p + len(lits), true
 }
 
-// putLitHeader writes the header of a raw (0) or RLE (1) literals section.
+// putLitHeader writes the header of a raw or RLE section of n literals.
 func putLitHeader(b []byte, p, kind, n int) int {
 	switch {
 	case n < 32:
@@ -88,6 +100,7 @@ func putLitHeader(b []byte, p, kind, n int) int {
 	return p + 3
 }
 
+// litHeaderLen is the length of the header of a compressed section.
 func litHeaderLen(n int) int {
 	switch {
 	case n < 1<<10:
@@ -98,9 +111,9 @@ func litHeaderLen(n int) int {
 	return 5
 }
 
-// putCompHeader writes the header of a compressed section; one stream up to 1023 literals, else four.
+// putCompHeader writes the header of a compressed section of n literals, which takes size bytes after it.
 func putCompHeader(b []byte, p, n, size int) {
-	const kind = 2
+	const kind = litCompressed
 	switch litHeaderLen(n) {
 	case 3:
 		v := uint32(kind | 0<<2 | n<<4 | size<<14)
@@ -140,6 +153,7 @@ func (h *huffman) histogram(lits []byte) (used int) {
 	return used
 }
 
+// log2 is the logarithm of c in 1/256.
 func (h *huffman) log2(c uint32) uint32 {
 	if c < 256 {
 		return uint32(h.log[c])
@@ -175,7 +189,7 @@ func (h *huffman) plan(used, n int, limit uint32) (width uint, total int) {
 		edge++
 	}
 	for i, x := range h.bits[:used] {
-		h.bits[i] = (x + (255-uint16(edge)<<4+1)&^15) >> 8
+		h.bits[i] = (x + 256 - uint16(edge)<<4) >> 8
 	}
 	for sum != one {
 		sum = h.fill(used, sum, one, limit)
@@ -227,7 +241,8 @@ func (h *huffman) finish(used int) (width uint, total int) {
 	return uint(longest), total
 }
 
-// putTable writes the description of the code.
+// putTable writes the description of the code at b[p:]: FSE or, if shorter and possible, half a byte per weight. The
+// weight of the last symbol is implied. It reports false if neither form can say it.
 func (h *huffman) putTable(b []byte, p, last int, width uint) (int, bool) {
 	w := &h.weight
 	d := &h.dist
@@ -259,13 +274,14 @@ func (h *huffman) putTable(b []byte, p, last int, width uint) (int, bool) {
 		return p, false
 	}
 	b[p] = byte(127 + last)
+	w[last] = 0
 	for s := 0; s < last; s += 2 {
 		b[p+1+s/2] = w[s]<<4 | w[s+1]
 	}
 	return p + 1 + (last+1)/2, true
 }
 
-// putWeights writes the weights as FSE, two states taking turns.
+// putWeights writes the weights w, whose distribution is in h.dist, as FSE with two states taking turns.
 func (h *huffman) putWeights(b []byte, p int, w []uint8) (int, bool) {
 	n := len(w)
 	d := &h.dist
