@@ -28,7 +28,7 @@ type dist struct {
 }
 
 // collect takes the symbols with a count.
-func (d *dist) collect(count *[64]uint32) {
+func (d *dist) collect(count []uint32) {
 	n := 0
 	for s, c := range count {
 		d.sym[n&63], d.count[n&63] = uint8(s), c

@@ -19,7 +19,8 @@ type seqEncoder struct {
 	packed []packed
 	count  [alphabets][64]uint32
 	dist   dist
-	finer  int // log2 of how much larger than usual the tables are
+	size   [alphabets]int // of the alphabets, up to MaxPage
+	finer  int            // log2 of how much larger than usual the tables are
 }
 
 // preset is a predefined distribution: its table and what each symbol costs, in 1/256 bit.
@@ -29,6 +30,7 @@ type preset struct {
 }
 
 func (c *seqEncoder) init() {
+	c.size = [alphabets]int{litLength: 35, offset: 17, matchLength: 52}
 	for i := range c.llTab {
 		k := llCodeOf(i)
 		c.llTab[i] = uint16(llBitsOf(int(k)))<<8 | uint16(k)
@@ -199,6 +201,9 @@ func (c *seqEncoder) toCodes(seqs []seq) {
 }
 
 const (
+	// manySequences always get a table of their own.
+	manySequences = 64
+
 	modePreset = 0
 	modeRLE    = 1
 	modeBuilt  = 2
@@ -207,26 +212,32 @@ const (
 // choose makes the table of alphabet a in the cheapest way and writes its description.
 func (c *seqEncoder) choose(b []byte, p, a, n int) (byte, int) {
 	d, t := &c.dist, &c.table[a]
-	d.collect(&c.count[a])
+	d.collect(c.count[a][:c.size[a]])
 	if d.n == 1 && n > 2 {
 		b[p] = d.sym[0]
 		t.rle()
 		return modeRLE, p + 1
 	}
-	var preCost, entropy uint32
-	ln := log2(uint32(n))
-	for i, s := range d.sym[:d.n] {
-		k := d.count[i]
-		preCost += k * c.preset[a].cost[s&63]
-		entropy += k * (ln - log2(k))
-	}
 	log := uint(min(max(bits.Len(uint(n-1))-3+c.finer, 5, bits.Len(uint(d.n))), maxFSELog))
-	if preCost < entropy+uint32(d.n+4)*5<<8 || !d.normalize(n, log) {
+	if n < manySequences && c.presetPays(a, n) || !d.normalize(n, log) {
 		*t = c.preset[a].fseTable
 		return modePreset, p
 	}
 	t.build(d, log)
 	return modeBuilt, d.put(b, p, log)
+}
+
+// presetPays reports whether the predefined table of alphabet a beats one for the n sequences with its description.
+func (c *seqEncoder) presetPays(a, n int) bool {
+	var pre, entropy uint32
+	ln := log2(uint32(n))
+	for i, s := range c.dist.sym[:c.dist.n] {
+		k := c.dist.count[i]
+		pre += k * c.preset[a].cost[s&63]
+		entropy += k * (ln - log2(k))
+	}
+	const description = 5 << 8 // bits of each symbol, and as much as four more
+	return pre < entropy+uint32(c.dist.n+4)*description
 }
 
 // rle makes t encode its only symbol in no bits.
