@@ -8,6 +8,10 @@ KERNEL_MODULES ?=
 FLAGS   ?=
 FUZZTIME ?= 1m
 
+# What has goroutines of its own, for the race detector.
+CONCURRENT = ./cmds/... ./internal/blockdev ./internal/console ./internal/modules \
+	./pkg/dump ./pkg/kdumpfile ./pkg/memmap ./pkg/targets ./pkg/triage ./pkg/vmcore
+
 export CGO_ENABLED = 0
 export UKDUMP_CACHE ?= $(CURDIR)/_cache
 # Where the machine has no Go that will do, setup puts one there.
@@ -35,7 +39,8 @@ check: setup
 	$(GO) vet ./...
 	cd qemu && $(GO) vet ./...
 	$(GO) tool staticcheck ./...
-	CGO_ENABLED=1 $(GO) test -race ./...
+	$(GO) test ./...
+	CGO_ENABLED=1 $(GO) test -race $(CONCURRENT)
 
 e2e: setup
 	cd qemu && $(GO) test -count=1 -timeout 40m -v ./e2e
