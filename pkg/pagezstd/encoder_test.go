@@ -56,7 +56,7 @@ func (c *checker) page(p []byte) {
 	var err error
 	c.back, err = c.d.DecodeAll(frame, c.back[:0])
 	if err != nil || !bytes.Equal(c.back, p) {
-		c.tb.Fatalf("%d bytes do not come back: %v\npage  %x\nframe %x", len(p), err, p, frame)
+		c.tb.Fatalf("%d bytes do not come back: %v\npage  %.400x\nframe %.400x", len(p), err, p, frame)
 	}
 	c.shrunk++
 	if c.keep {

@@ -31,7 +31,7 @@ func FuzzEncode(f *testing.F) {
 		for i := 1; i < int(times) && len(q)+len(p) <= MaxPage; i++ {
 			q = append(q, p...)
 			if len(q) > 0 {
-				q[(i*i)%len(q)] ^= byte(i)
+				q[uint(i*i)%uint(len(q))] ^= byte(i)
 			}
 		}
 		q = q[:len(q):len(q)]

@@ -119,9 +119,9 @@ func putCompHeader(b []byte, p, n, size int) {
 		v := uint32(kind | 0<<2 | n<<4 | size<<14)
 		b[p], b[p+1], b[p+2] = byte(v), byte(v>>8), byte(v>>16)
 	case 4:
-		binary.LittleEndian.PutUint32(b[p:], uint32(kind|2<<2|n<<4|size<<18))
+		binary.LittleEndian.PutUint32(b[p:], uint32(kind|2<<2)|uint32(n)<<4|uint32(size)<<18)
 	default:
-		v := uint64(kind | 3<<2 | n<<4 | size<<22)
+		v := uint64(kind|3<<2) | uint64(n)<<4 | uint64(size)<<22
 		binary.LittleEndian.PutUint32(b[p:], uint32(v))
 		b[p+4] = byte(v >> 32)
 	}
