@@ -43,7 +43,7 @@ func (a *attempt) writeCore(ctx context.Context, m *memmap.Map, o dump.Options) 
 		return err
 	}
 	a.sums.add(sum)
-	a.log.printf("saved vmcore: %s, %d pages (%d zero left out), checksum and sync %.1f s", mib(uint64(f.Size())), stats.Written, stats.Zero, time.Since(start).Seconds())
+	a.log.printf("saved vmcore: %s, %d pages (%d of them zero), checksum and sync %.1f s", mib(uint64(f.Size())), stats.Written, stats.Zero, time.Since(start).Seconds())
 	if stats.Unreadable > 0 {
 		a.log.printf("%d pages could not be read and are left out, the first: %v", stats.Unreadable, stats.Errors[0])
 	}
@@ -164,7 +164,7 @@ func (p *progress) at(d dump.Progress) {
 
 func (p *progress) done(s dump.Stats) {
 	took := time.Since(p.start).Seconds()
-	pages := s.Written + s.Zero + s.Unreadable
+	pages := s.Written + s.Unreadable
 	p.log.printf("core: %s read, %s compressed, %.1f s, %.0f MB/s", mib(pages*p.pageSize), mib(s.Bytes), took, float64(pages*p.pageSize)/1e6/took)
 }
 

@@ -41,7 +41,7 @@ type Progress struct {
 // Stats is what became of the pages.
 type Stats struct {
 	Written    uint64 // pages in the dump
-	Zero       uint64 // pages of zeros, left out or shared
+	Zero       uint64 // those of them that are zeros, which share one page of data
 	Unreadable uint64 // pages that could not be read, left out
 	Errors     []error
 	Bytes      uint64 // of compressed pages
@@ -183,13 +183,12 @@ type worker struct {
 	reader     *vmcore.Reader
 	compressor kdumpfile.Compressor
 	page, zero []byte // one page each
-	dropZero   bool
 }
 
 func newWorker(p *pipeline, c kdumpfile.Compressor) *worker {
 	size := 1 << p.core.PageShift()
 	return &worker{p: p, reader: p.core.NewReader(), compressor: c,
-		page: make([]byte, size), zero: make([]byte, size), dropZero: p.m.Level&memmap.LevelZero != 0}
+		page: make([]byte, size), zero: make([]byte, size)}
 }
 
 func (w *worker) run(ctx context.Context) {
@@ -217,9 +216,6 @@ func (w *worker) batch(b *batch) {
 		}
 		if bytes.Equal(w.page, w.zero) {
 			b.zero++
-			if w.dropZero {
-				continue
-			}
 			b.PFNs = append(b.PFNs, pfn)
 			b.Descs = append(b.Descs, kdumpfile.Desc{})
 			continue
