@@ -177,9 +177,9 @@ func ratio(a, b []rig.Mark, of func(rig.Mark) time.Duration) float64 {
 }
 
 // reservations finds for each the smallest crashkernel= that works, in steps of
-// 8 MiB, by bisection: what works with some memory works with more.
+// 4 MiB, by bisection: what works with some memory works with more.
 func (b *bench) reservations(ctx context.Context, out io.Writer) error {
-	const step = 8
+	const step = 4
 	fmt.Fprintf(out, "\nsmallest crashkernel= that saves a core, Linux %s\n", b.kernel.Release)
 	for _, c := range b.both {
 		low, high := 48/step, 160/step // fails, works
