@@ -14,18 +14,27 @@ type seq uint64
 // hash4 is the place of the low four bytes of v in the table.
 func hash4(v uint64) uint32 { return uint32(v) * 2654435761 >> (32 - hashLog) }
 
+// scan is what search needs to know of a page.
+type scan struct {
+	src    []byte
+	hash   *[1 << hashLog]uint16
+	anchor int // where the literals began
+	rep1   int // offset used last
+	end    int
+}
+
 // find cuts src into e.seqs and e.lits.
 func (e *Encoder) find(src []byte) {
 	clear(e.hash[:])
-	hash, seqs, lits := &e.hash, e.seqs, e.lits
+	s := scan{src: src, hash: &e.hash, rep1: 1, end: len(src) - tail}
+	seqs, lits := e.seqs, e.lits
 	lazy := e.level >= LevelSmall
 	ns, nl := 0, 0
-	anchor, ip := 0, 1
-	rep1, rep2 := 1, 4
-	end := len(src) - tail
+	ip := 1
+	rep2 := 4
 	for {
-		start, m := search(src, hash, ip, anchor, rep1, end)
-		if start >= end {
+		start, m := s.search(ip)
+		if start >= s.end {
 			break
 		}
 		if x := load64(src, start+4) ^ load64(src, m+4); x != 0 {
@@ -34,17 +43,19 @@ func (e *Encoder) find(src []byte) {
 			ip = common(src, start+12, m+12)
 		}
 		off := seq(1)
-		if start-m != rep1 {
+		if start-m != s.rep1 {
 			if lazy {
-				start, m, ip = later(src, hash, start, m, ip)
+				start, m, ip = later(src, &e.hash, start, m, ip)
 			}
-			rep1, rep2 = start-m, rep1
-			off = seq(rep1) + 3
+			rep2 = s.rep1
+			s.rep1 = start - m
+			off = seq(start-m) + 3
 			if m >= 8 {
 				x := load64(src, start-8) ^ load64(src, m-8)
-				start -= min(bits.LeadingZeros64(x)>>3, start-anchor)
+				start -= min(bits.LeadingZeros64(x)>>3, start-s.anchor)
 			}
 		}
+		anchor := s.anchor
 		store64(lits, nl, load64(src, anchor))
 		store64(lits, nl+8, load64(src, anchor+8))
 		for i := 16; i < start-anchor; i += 16 {
@@ -54,21 +65,21 @@ func (e *Encoder) find(src []byte) {
 		nl += start - anchor
 		seqs[ns] = off | seq(start-anchor)<<32 | seq(ip-start-3)<<48
 		ns++
-		anchor = ip
-		if ip >= end {
+		s.anchor = ip
+		if ip >= s.end {
 			break
 		}
-		hash[hash4(load64(src, ip-2))] = uint16(ip - 2)
-		for ip < end && load32(src, ip) == load32(src, ip-rep2) {
-			hash[hash4(load64(src, ip))] = uint16(ip)
+		e.hash[hash4(load64(src, ip-2))] = uint16(ip - 2)
+		for ip < s.end && load32(src, ip) == load32(src, ip-rep2) {
+			e.hash[hash4(load64(src, ip))] = uint16(ip)
 			ip = common(src, ip+4, ip+4-rep2)
-			rep1, rep2 = rep2, rep1
-			seqs[ns] = 1 | seq(ip-anchor-3)<<48 // without literals 1 stands for the offset before the last
+			s.rep1, rep2 = rep2, s.rep1
+			seqs[ns] = 1 | seq(ip-s.anchor-3)<<48 // without literals 1 stands for the offset before the last
 			ns++
-			anchor = ip
+			s.anchor = ip
 		}
 	}
-	e.nlit = nl + copy(lits[nl:], src[anchor:])
+	e.nlit = nl + copy(lits[nl:], src[s.anchor:])
 	e.nseq = ns
 }
 
@@ -95,7 +106,8 @@ func later(src []byte, hash *[1 << hashLog]uint16, start, m, ip int) (int, int, 
 // byte later goes before a match of any other offset. It is a function so that its few variables stay in registers.
 //
 //go:noinline
-func search(src []byte, hash *[1 << hashLog]uint16, ip, anchor, rep1, end int) (int, int) {
+func (s *scan) search(ip int) (int, int) {
+	src, hash, anchor, rep1, end := s.src, s.hash, s.anchor, s.rep1, s.end
 	for near := min(anchor+64, end-4); ip < near; ip += 4 {
 		v := load64(src, ip)
 		x := v ^ load64(src, ip-rep1)
