@@ -159,12 +159,20 @@ func (c *capture) mountKernel() error {
 		if err := os.MkdirAll(m.dir, 0o755); err != nil {
 			errs = append(errs, err)
 		}
-		// EBUSY: it is there already, as devtmpfs is with CONFIG_DEVTMPFS_MOUNT.
-		if err := unix.Mount(m.fs, m.dir, m.fs, unix.MS_NOSUID, ""); err != nil && err != unix.EBUSY {
+		if isMounted(m.dir) { // as devtmpfs is with CONFIG_DEVTMPFS_MOUNT
+			continue
+		}
+		if err := unix.Mount(m.fs, m.dir, m.fs, unix.MS_NOSUID, ""); err != nil {
 			errs = append(errs, fmt.Errorf("mount %s: %w", m.dir, err))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// isMounted says whether dir is on another filesystem than the root.
+func isMounted(dir string) bool {
+	var root, at unix.Stat_t
+	return unix.Stat("/", &root) == nil && unix.Stat(dir, &at) == nil && root.Dev != at.Dev
 }
 
 func (c *capture) openLog() (err error) {

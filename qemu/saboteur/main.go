@@ -28,11 +28,8 @@ func main() {
 }
 
 func run(args []string, _ io.Reader, _, stderr io.Writer) int {
-	switch {
-	case len(args) == 3 && args[0] == "kill":
+	if len(args) == 3 && args[0] == "kill" {
 		return killer(args[1], args[2], stderr)
-	case len(args) == 2 && args[0] == "cover":
-		return coverLater(args[1], stderr)
 	}
 	if err := sabotage(); err != nil {
 		fmt.Fprintf(stderr, "saboteur: %v\n", err)
@@ -58,7 +55,7 @@ func sabotage() error {
 			name, size, _ := strings.Cut(w.Value, ":")
 			err = child("kill", name, size)
 		case "saboteur.vmcore":
-			err = child("cover", w.Value)
+			err = cover("/proc/vmcore", w.Value) // /init leaves a mounted /proc alone
 		}
 		if err != nil {
 			return err
@@ -71,27 +68,6 @@ func sabotage() error {
 func child(args ...string) error {
 	_, err := os.StartProcess("/saboteur", append([]string{"saboteur"}, args...), &os.ProcAttr{Files: []*os.File{nil, os.Stdout, os.Stderr}})
 	return err
-}
-
-// coverLater covers /proc/vmcore as soon as /init has mounted /proc: its mount
-// lies over ours, for each mount of proc has been a filesystem of its own since
-// Linux commit fa10fed30f25 ("proc: allow to mount only instances of proc in one
-// pid namespace") (in v5.8).
-func coverLater(how string, stderr io.Writer) int {
-	var first, now unix.Stat_t
-	if err := unix.Stat("/proc", &first); err != nil {
-		fmt.Fprintf(stderr, "saboteur: %v\n", err)
-		return 1
-	}
-	for range 30_000 {
-		if err := unix.Stat("/proc", &now); err == nil && now.Dev != first.Dev {
-			err := cover("/proc/vmcore", how)
-			fmt.Fprintf(stderr, "saboteur: /proc/vmcore: %s: %v\n", how, err)
-			return 0
-		}
-		time.Sleep(time.Millisecond)
-	}
-	return 1
 }
 
 // cover puts something else in the place of a file of /proc.
