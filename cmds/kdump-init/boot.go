@@ -204,7 +204,7 @@ func (c *capture) findCrash() error {
 		c.logf("%v", err)
 		return nil
 	}
-	c.logf("a kernel crashed; its ELF headers are at %#x, %d bytes", h.Addr, h.Size)
+	c.logf("a kernel crashed; its ELF headers are at %#x", h.Addr)
 	return nil
 }
 
