@@ -5,6 +5,12 @@
 // To write, make an [Output]: [NewKdumpWriter] over anything that can write at an
 // offset, and over a [Flattener] where it cannot. The writers do not read memory
 // and do not compress; they take finished pages in pfn order, in a [Batch].
+// [NewELFWriter] makes an ELF core instead, also on a stream. What they write to
+// at an offset has to read as zeros where nothing was written: a new file, not
+// a partition that was used before.
+//
+// To read, [OpenKdump], for a flattened file on top of [OpenFlattened], and then
+// a [PageReader] for each goroutine. ELF cores are read by pkg/vmcore.
 //
 // The kdump-compressed format, little endian, B the page size of the crashed
 // kernel:

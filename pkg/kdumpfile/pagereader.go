@@ -13,8 +13,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// Windows of a PageReader: with the page they are its memory, besides the
-// decompressors' own.
+// Windows of a PageReader: they are its memory, besides the decompressors' own.
 const (
 	mapWindow  = 4 << 10
 	descWindow = 12 << 10
@@ -25,7 +24,6 @@ const (
 type PageReader struct {
 	k                *Kdump
 	bits, desc, data window
-	page             []byte
 
 	zstd *zstd.Decoder
 	zlib io.Reader // a zlib.Resetter, too
