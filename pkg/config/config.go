@@ -234,7 +234,7 @@ func (p *parser) assign(where, written, name, value string) {
 	*p.c = next
 	p.seen[name] = where
 	p.c.set[name] = where
-	if k.later != nil && k.later(value) {
+	if k.later {
 		p.problem(Problem{Where: where, Key: written, Value: value, Msg: "not supported by this version"})
 	}
 }

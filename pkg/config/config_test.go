@@ -121,7 +121,7 @@ func TestUnknownKeyListsAll(t *testing.T) {
 }
 
 func TestSameKeyTwice(t *testing.T) {
-	c, problems := parse("level = 1\nformat = flat\nlevel = 3\n")
+	c, problems := parse("level = 1\nformat = elf\nlevel = 3\n")
 	want := "kdump.conf:3: level = 3: already set at kdump.conf:1; want one line with level"
 	if len(problems) != 1 || problems[0].Error() != want || c.Level != 3 {
 		t.Errorf("level %d, %v", c.Level, problems)
@@ -144,7 +144,7 @@ func TestAttemptLongerThanAll(t *testing.T) {
 func TestNotSupportedYet(t *testing.T) {
 	for _, line := range []string{
 		"pre = /etc/kdump/pre", "post = /etc/kdump/post", "recipient = age1qqqq",
-		"notify = syslog://loghost", "format = elf", "ip = dhcp", "vlan = vlan5:eth0",
+		"notify = syslog://loghost", "ip = dhcp", "vlan = vlan5:eth0",
 	} {
 		c, problems := parse(line + "\n")
 		want := "kdump.conf:1: " + line + ": not supported by this version"

@@ -23,7 +23,7 @@ func TestManual(t *testing.T) {
 				continue
 			}
 			found = true
-			if k.repeat || k.later != nil && k.later("") {
+			if k.repeat || k.later {
 				continue
 			}
 			_, value, _ := strings.Cut(body, "Default:")

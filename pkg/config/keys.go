@@ -12,7 +12,7 @@ type key struct {
 	name   string
 	want   string // what a right value is, for Problems
 	repeat bool
-	later  func(value string) bool              // checked, but nothing acts on it yet; may be nil
+	later  bool                                 // checked, but nothing acts on it yet
 	parse  func(c *Config, value string) string // sets or appends; says what is wrong with value
 	print  func(c *Config) []string             // canonical values, exactly one unless repeat
 	clear  func(c *Config)                      // of repeat keys
@@ -25,7 +25,7 @@ func keys() []key {
 			func(c *Config) *[]string { return &c.Targets }),
 		intKey("level", "a number from 0 to 31", 0, 31, func(c *Config) *int { return &c.Level }),
 		compressKey(),
-		formatKey(),
+		choiceKey("format", func(c *Config) *string { return &c.Format }, "kdump", "elf", "flat"),
 		reserveKey(),
 		intKey("keep", "a number from 0 (all) to 100000", 0, 100000, func(c *Config) *int { return &c.Keep }),
 		actionKey("final", func(c *Config) *Action { return &c.Final }),
@@ -47,7 +47,7 @@ func keys() []key {
 const networkLater = true
 
 func later(k key) key {
-	k.later = func(string) bool { return true }
+	k.later = true
 	return k
 }
 
@@ -103,12 +103,6 @@ func choiceKey(name string, field func(*Config) *string, choices ...string) key 
 		},
 		print: func(c *Config) []string { return []string{*field(c)} },
 	}
-}
-
-func formatKey() key {
-	k := choiceKey("format", func(c *Config) *string { return &c.Format }, "kdump", "elf", "flat")
-	k.later = func(value string) bool { return value == "elf" }
-	return k
 }
 
 func actionKey(name string, field func(*Config) *Action) key {
