@@ -24,7 +24,7 @@ const (
 )
 
 // Encoder writes one zstd frame per page. It is for one goroutine; each worker has its own. It holds about 60 KiB for
-// pages of 4 KiB and 34 bytes more for each byte of a larger page, once it has seen one.
+// pages of 4 KiB; once it has seen a larger page of n bytes, 27 KiB and 8.5 n.
 type Encoder struct {
 	hash  [1 << hashLog]uint16 // last position of a four byte pattern; 0 is also "none", and as a candidate harmless
 	seqs  []seq                // of the page: n/minMatch at most

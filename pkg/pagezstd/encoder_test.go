@@ -165,8 +165,8 @@ func TestFibonacci(t *testing.T) {
 
 // TestLengths has every literals and match length around the edges of their codes, near and far offsets.
 func TestLengths(t *testing.T) {
-	edges := []int{0, 1, 3, 4, 5, 8, 15, 16, 17, 31, 32, 33, 63, 64, 65, 66, 67, 127, 128, 129, 130, 131, 255, 256, 257, 1023, 1024,
-		2047, 8191, 16383, 16384, 32767, 32768}
+	edges := []int{0, 1, 3, 4, 5, 8, 15, 16, 17, 31, 32, 33, 63, 64, 65, 66, 67, 127, 128, 129, 130, 131, 255, 256, 257,
+		1023, 1024, 2047, 8191, 16383, 16384, 32767, 32768}
 	eachLevel(t, func(t *testing.T, c *checker) {
 		r := rand.New(rand.NewPCG(7, 8))
 		noise := make([]byte, MaxPage)
@@ -188,7 +188,7 @@ func TestLengths(t *testing.T) {
 	})
 }
 
-// TestManySequences goes over the borders of the count of sequences, and the 5461 that a page can have at most.
+// TestManySequences goes over the borders of the count of sequences, up to as many as fit into a page.
 func TestManySequences(t *testing.T) {
 	eachLevel(t, func(t *testing.T, c *checker) {
 		r := rand.New(rand.NewPCG(9, 10))

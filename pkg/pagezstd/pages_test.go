@@ -8,7 +8,8 @@ import (
 
 // pageKinds names what fillPage can make: shapes that kernel memory takes.
 func pageKinds() []string {
-	return []string{"memmap", "slab", "pagetable", "pointers", "text", "code", "sparse", "bitmap", "counters", "stack", "noise"}
+	return []string{"memmap", "slab", "pagetable", "pointers", "text", "code", "sparse", "bitmap", "counters", "stack",
+		"noise"}
 }
 
 // fillPage fills p with kernel-like contents of the kind, the same for the same state of r.
