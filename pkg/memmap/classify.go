@@ -149,8 +149,12 @@ func (w *worker) close() {
 
 // section classifies the pages of the section that starts at pfn.
 func (w *worker) section(pfn vmcore.PFN) {
+	if end := pfn + 1<<w.model.sectionBits; w.m.Ram.CountRange(uint64(pfn), uint64(end)) == 0 {
+		return
+	}
 	sec, err := w.model.section(pfn, w.layout.size)
 	sec.End = min(sec.End, w.m.MaxPFN)
+	w.set(pfn, sec.Start, NoStruct)
 	if err != nil {
 		w.note("section at pfn %#x: %v", pfn, err)
 		w.set(sec.Start, sec.End, Unknown)
@@ -170,7 +174,7 @@ func (w *worker) section(pfn vmcore.PFN) {
 }
 
 // chunk classifies the pages that one read of struct pages covers, from start,
-// and returns the first pfn that it did not.
+// and returns the first pfn that it did not: a free block may reach beyond.
 func (w *worker) chunk(sec section, start vmcore.PFN) vmcore.PFN {
 	size := w.layout.size
 	n := min(uint64(sec.End-start), chunkPages)
@@ -180,34 +184,36 @@ func (w *worker) chunk(sec section, start vmcore.PFN) vmcore.PFN {
 		buf = w.buf[:(n+1)*size]
 	}
 	if err := w.reader.ReadVirt(buf, vaddr); err != nil {
-		return w.unreadable(start, vaddr, n, err)
+		return w.unreadable(sec, start, vaddr, n, err)
 	}
-	end := start + vmcore.PFN(n)
-	for pfn := start; pfn < end; {
-		pfn = w.page(buf[uint64(pfn-start)*size:], pfn, sec, vaddr+uint64(pfn-start)*size)
+	return w.pages(buf, start, start+vmcore.PFN(n), sec, vaddr)
+}
+
+// pages classifies [start, end), whose struct pages, from vaddr on, buf holds.
+func (w *worker) pages(buf []byte, start, end vmcore.PFN, sec section, vaddr uint64) vmcore.PFN {
+	pfn := start
+	for pfn < end {
+		at := uint64(pfn-start) * w.layout.size
+		pfn = w.page(buf[at:], pfn, sec, vaddr+at)
 	}
-	return max(end, start+1)
+	return pfn
 }
 
 // unreadable deals with a chunk of which some struct page cannot be read: it
 // goes on in smaller chunks, down to what one page of memory holds.
-func (w *worker) unreadable(start vmcore.PFN, vaddr, n uint64, err error) vmcore.PFN {
+func (w *worker) unreadable(sec section, start vmcore.PFN, vaddr, n uint64, err error) vmcore.PFN {
 	size := w.layout.size
 	pageSize := uint64(1) << w.core.PageShift()
 	left := max((pageSize-vaddr%pageSize)/size, 1)
 	left = min(left, n)
 	end := start + vmcore.PFN(left)
 	buf := w.buf[:left*size]
-	if err2 := w.reader.ReadVirt(buf, vaddr); err2 != nil {
+	if err = w.reader.ReadVirt(buf, vaddr); err != nil {
 		w.note("struct page of pfn %#x: %v", start, err)
 		w.set(start, end, Unknown)
 		return end
 	}
-	for pfn := start; pfn < end; {
-		at := uint64(pfn-start) * size
-		pfn = w.page(buf[at:], pfn, section{Range: vmcore.Range{Start: start, End: end}}, vaddr+at)
-	}
-	return end
+	return w.pages(buf, start, end, sec, vaddr)
 }
 
 // page classifies the page at pfn, whose struct page (at vaddr) begins buf, and
@@ -233,14 +239,24 @@ func (w *worker) page(buf []byte, pfn vmcore.PFN, sec section, vaddr uint64) vmc
 		}
 		next = min(pfn+1<<order, sec.End)
 	}
-	if l.u64(buf, l.flags)&l.head != 0 {
-		w.head, w.headClass = vaddr, class
+	if l.isHead(buf) {
+		w.head, w.headClass = vaddr, headClass(class)
 	}
 	if l.poisoned(buf) {
-		class, next = HWPoison, pfn+1
+		w.set(pfn, pfn+1, HWPoison)
+		pfn++
 	}
 	w.set(pfn, next, class)
 	return next
+}
+
+// headClass is what a head's class means for its tails: a free block is not
+// compound.
+func headClass(c Class) Class {
+	if c == Free {
+		return Unknown
+	}
+	return c
 }
 
 // tail gives the class of a tail page, which is its head's. The word is a
@@ -262,20 +278,20 @@ func (w *worker) tail(word, vaddr uint64) Class {
 		w.note("compound head %#x of struct page %#x: %v", head, vaddr, err)
 		return Unknown
 	}
-	if w.layout.u64(w.headBuf, w.layout.compound)&1 != 0 {
-		w.note("struct page %#x: its compound head %#x is itself a tail", vaddr, head)
+	if w.layout.u64(w.headBuf, w.layout.compound)&1 != 0 || !w.layout.isHead(w.headBuf) {
+		w.note("struct page %#x: its compound head %#x is none", vaddr, head)
 		return Unknown
 	}
-	w.headClass = w.layout.classify(w.headBuf)
-	if w.headClass == Free { // a free block is not compound
-		w.headClass = Unknown
-	}
+	w.headClass = headClass(w.layout.classify(w.headBuf))
 	return w.headClass
 }
 
 // set counts pages [start, end) as class c, and drops them if the level says so.
 // Pages that are not RAM do not count.
 func (w *worker) set(start, end vmcore.PFN, c Class) {
+	if end <= start {
+		return
+	}
 	if end == start+1 {
 		if !w.m.Ram.Get(uint64(start)) {
 			return

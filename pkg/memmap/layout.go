@@ -2,6 +2,7 @@ package memmap
 
 import (
 	"encoding/binary"
+	"fmt"
 
 	"github.com/ukdump/ukdump/pkg/vmcoreinfo"
 )
@@ -72,8 +73,14 @@ func (p *pageReader) checkBounds() error {
 			return &layoutError{f.key, f.offset}
 		}
 	}
+	if p.orders == 0 || p.orders > maxOrders {
+		return &layoutError{"LENGTH(zone.free_area)", p.orders}
+	}
 	return p.hugetlb.check(p.size)
 }
+
+// maxOrders bounds the order of a free block; MAX_PAGE_ORDER is at most 16.
+const maxOrders = 32
 
 // flagMask gives the bit of a page flag, 0 if this kernel does not name it.
 func flagMask(info *vmcoreinfo.Info, name string) uint64 {
@@ -85,6 +92,9 @@ func flagMask(info *vmcoreinfo.Info, name string) uint64 {
 }
 
 func (p *pageReader) u64(page []byte, off uint64) uint64 { return p.order.Uint64(page[off:]) }
+
+// isHead says whether the page is the head of a compound page.
+func (p *pageReader) isHead(page []byte) bool { return p.u64(page, p.flags)&p.head != 0 }
 
 // poisoned says whether the page is broken memory, which every page of a
 // compound page is on its own.
@@ -113,7 +123,7 @@ func (p *pageReader) classify(page []byte) Class {
 		return CachePrivate
 	case cache:
 		return Cache
-	case flags&p.head != 0 && p.hugetlb.match(p.order, page):
+	case p.isHead(page) && p.hugetlb.match(p.order, page):
 		return User
 	}
 	return Kernel
@@ -126,5 +136,5 @@ type layoutError struct {
 }
 
 func (e *layoutError) Error() string {
-	return "vmcoreinfo " + e.key + ": a struct page cannot have it"
+	return fmt.Sprintf("vmcoreinfo %s=%d: that cannot be", e.key, e.value)
 }

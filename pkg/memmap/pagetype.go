@@ -9,22 +9,30 @@ import (
 // pageTypes decides by page_type, which shares its word with _mapcount.
 //
 // Up to Linux 6.11 a type is a bit cleared in a word of ones (buddy is
-// 0xffffff7f); since Linux commit 4ffca5a96678 ("mm: support only one page_type
-// per page") (in v6.12) it is a value in the top byte (buddy is 0xf0) and the
-// low 24 bits belong to the owner. The form is told by the exported value
-// itself.
+// 0xffffff7f, in 6.11 0xbfffffff, where the low 16 bits belong to the owner);
+// since Linux commit 4ffca5a96678 ("mm: support only one page_type per page")
+// (in v6.12) it is a value in the top byte (buddy is 0xf0) and the low 24 bits
+// belong to the owner. The form is told by the exported value itself.
 type pageTypes struct {
 	values bool
+	least  int32            // from here up a word is a map count; PAGE_MAPCOUNT_RESERVE
+	owner  uint32           // bits that do not count
 	byBits map[uint32]Class // values: top byte; else: the cleared bit
 }
 
 func newPageTypes(info *vmcoreinfo.Info) pageTypes {
 	buddy, _ := info.Number("PAGE_BUDDY_MAPCOUNT_VALUE")
-	t := pageTypes{values: uint32(buddy)&0x00ffffff == 0, byBits: map[uint32]Class{}}
+	t := pageTypes{values: uint32(buddy)&0x00ffffff == 0, least: -128, byBits: map[uint32]Class{}}
 	// Types that exist but that no level leaves out; include/linux/page-flags.h.
 	known := []uint32{0x200, 0x400, 0x1000, 0x2000} // table, guard, slab, zsmalloc
-	if t.values {
+	switch {
+	case t.values:
+		// PGTY_mapcount_underflow is 0xff.
+		t.least = -1 << 24
 		known = []uint32{0xf2, 0xf3, 0xf5, 0xf6, 0xf8} // table, guard, slab, zsmalloc, large_kmalloc
+	case ^uint32(buddy) > 0xffff:
+		t.least, t.owner = -1<<16, 0xffff
+		known = []uint32{0x10000000, 0x08000000, 0x02000000, 0x01000000} // table, guard, slab, zsmalloc
 	}
 	for _, k := range known {
 		t.byBits[k] = Kernel
@@ -48,18 +56,13 @@ func (t *pageTypes) key(word uint32) uint32 {
 	if t.values {
 		return word >> 24
 	}
-	return ^word
+	return ^(word | t.owner)
 }
 
 // class gives the class of a typed page; typed is false for a word that is a
 // plain map count.
 func (t *pageTypes) class(word uint32) (c Class, typed bool) {
-	if t.values {
-		// page_type_has_type(): below PGTY_mapcount_underflow (0xff), as a signed number.
-		if int32(word) >= 0 || word>>24 == 0xff {
-			return Kernel, false
-		}
-	} else if int32(word) >= -128 { // PAGE_MAPCOUNT_RESERVE
+	if int32(word) >= t.least {
 		return Kernel, false
 	}
 	if c, ok := t.byBits[t.key(word)]; ok {

@@ -12,6 +12,7 @@ func TestPageTypes(t *testing.T) {
 	flags := "NUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)=-129\nNUMBER(PAGE_OFFLINE_MAPCOUNT_VALUE)=-257\n"
 	values := "NUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)=-268435456\nNUMBER(PAGE_OFFLINE_MAPCOUNT_VALUE)=-251658240\n" +
 		"NUMBER(PAGE_HUGETLB_MAPCOUNT_VALUE)=-201326592\nNUMBER(PAGE_SLAB_MAPCOUNT_VALUE)=-184549376\nNUMBER(PAGE_UNACCEPTED_MAPCOUNT_VALUE)=-150994944\n"
+	owned := "NUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)=-1073741825\nNUMBER(PAGE_OFFLINE_MAPCOUNT_VALUE)=-536870913\n"
 	for _, tt := range []struct {
 		name, info string
 		word       uint32
@@ -27,6 +28,12 @@ func TestPageTypes(t *testing.T) {
 		{"6.1 page table", flags, 0xfffffdff, Kernel, true},
 		{"6.1 two types", flags, 0xfffffe7f, Unknown, true},
 		{"6.1 never seen", flags, 0xffff7fff, Unknown, true},
+		{"6.11 not mapped", owned, 0xffffffff, Kernel, false},
+		{"6.11 mapcount underflow", owned, 0xffff0000, Kernel, false},
+		{"6.11 buddy", owned, 0xbfffffff, Free, true},
+		{"6.11 offline", owned, 0xdfffffff, Offline, true},
+		{"6.11 zsmalloc with owner's bits", owned, 0xfeff1234, Kernel, true},
+		{"6.11 never seen", owned, 0xff7fffff, Unknown, true},
 		{"6.12 not mapped", values, 0xffffffff, Kernel, false},
 		{"6.12 mapcount underflow", values, 0xff000000, Kernel, false},
 		{"6.12 mapped", values, 5, Kernel, false},

@@ -12,10 +12,14 @@ type section struct {
 	pages uint64 // vaddr of the struct page of Start; 0: there is none
 }
 
-// Bits of mem_section.section_mem_map below the pointer; include/linux/mmzone.h.
+// Bits of mem_section.section_mem_map; include/linux/mmzone.h. How many flags
+// there are below the pointer depends on the configuration and grows: five, and
+// six with CONFIG_SPARSEMEM_VMEMMAP_PREINIT (in v6.15). But the pointer is that
+// of a whole page less a multiple of the section's size in pages, so none of its
+// low 12 bits is ever set.
 const (
 	sectionPresent = 1 << 0
-	sectionMapMask = ^uint64(0x1f)
+	sectionMapMask = ^uint64(0xfff)
 )
 
 // memModel finds the struct page array: SPARSEMEM (static or extreme) or FLATMEM.
@@ -95,7 +99,13 @@ func newFlatModel(core *vmcore.Core) (*memModel, error) {
 		return nil, fmt.Errorf("read mem_map: %w", err)
 	}
 	m := &memModel{core: core, flat: core.ByteOrder().Uint64(raw[:]), sectionBits: 15}
-	if r := core.Ranges(); len(r) > 0 {
+	if m.flat == 0 {
+		return nil, fmt.Errorf("mem_map is a null pointer")
+	}
+	// ARCH_PFN_OFFSET of riscv; elsewhere the first memory there is.
+	if base, ok := info.Number("phys_ram_base"); ok && base != 0 {
+		m.flatStart = vmcore.PFN(uint64(base) >> core.PageShift())
+	} else if r := core.Ranges(); len(r) > 0 {
 		m.flatStart = r[0].Start
 	}
 	return m, nil
@@ -107,8 +117,9 @@ func (m *memModel) section(pfn vmcore.PFN, pageSize uint64) (section, error) {
 	start := pfn >> m.sectionBits << m.sectionBits
 	s := section{Range: vmcore.Range{Start: start, End: start + 1<<m.sectionBits}}
 	if m.flat != 0 {
-		if start >= m.flatStart {
-			s.pages = m.flat + uint64(start-m.flatStart)*pageSize
+		if s.End > m.flatStart { // the array may begin within the section
+			s.Start = max(start, m.flatStart)
+			s.pages = m.flat + uint64(s.Start-m.flatStart)*pageSize
 		}
 		return s, nil
 	}

@@ -36,7 +36,9 @@ func SelfCheck(core *vmcore.Core, m *Map) error {
 		}
 	}
 	for i, sp := range core.StackPointers() {
-		if isKernelAddress(sp) {
+		// One that leads nowhere tells of a stack that overflowed, not of the
+		// page array.
+		if _, err := m.find(core, sp); err == nil && isKernelAddress(sp) {
 			check(fmt.Sprintf("stack of cpu %d", i), sp)
 		}
 	}
@@ -48,18 +50,24 @@ func SelfCheck(core *vmcore.Core, m *Map) error {
 func isKernelAddress(vaddr uint64) bool { return int64(vaddr) < 0 }
 
 func (m *Map) has(core *vmcore.Core, vaddr uint64) error {
-	paddr, err := core.Translate(vaddr)
-	if err != nil {
-		return err
-	}
-	pfn := paddr >> core.PageShift()
-	if pfn >= uint64(m.MaxPFN) || !m.Ram.Get(pfn) {
-		return fmt.Errorf("pfn %#x is not RAM of this core", pfn)
-	}
-	if !m.Keep.Get(pfn) {
+	pfn, err := m.find(core, vaddr)
+	if err == nil && !m.Keep.Get(pfn) {
 		return fmt.Errorf("pfn %#x would be left out", pfn)
 	}
-	return nil
+	return err
+}
+
+// find gives the page of RAM that holds vaddr.
+func (m *Map) find(core *vmcore.Core, vaddr uint64) (pfn uint64, err error) {
+	paddr, err := core.Translate(vaddr)
+	if err != nil {
+		return 0, err
+	}
+	pfn = paddr >> core.PageShift()
+	if !m.Ram.Get(pfn) {
+		return 0, fmt.Errorf("pfn %#x is not RAM of this core", pfn)
+	}
+	return pfn, nil
 }
 
 // Weaker is the level to fall back to when a map made for level l fails its
