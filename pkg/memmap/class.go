@@ -90,5 +90,6 @@ func (l Level) Excludes(c Class) bool {
 	return false
 }
 
-// Filters says whether the level needs the struct page array at all.
+// Filters says whether the level leaves out more than pages of zeros and what
+// must not be read.
 func (l Level) Filters() bool { return l&^LevelZero != 0 }

@@ -12,7 +12,7 @@ import (
 	"github.com/ukdump/ukdump/pkg/vmcore"
 )
 
-// Options says how to classify. The zero value keeps everything.
+// Options says how to classify. The zero value keeps everything that may be read.
 type Options struct {
 	Level   Level
 	Workers int // 0: one per online CPU
@@ -36,21 +36,24 @@ const maxNotes = 32
 const chunkPages = 1024
 
 // Classify reads the struct page of every page frame of RAM once. It fails only
-// if ctx ends or VMCOREINFO lacks what is needed (the error names the keys): a
-// page, or a section, that cannot be read is kept and counted as [Unknown].
+// if ctx ends or VMCOREINFO lacks what the level needs (the error names the
+// keys): a page, or a section, that cannot be read is kept and counted as
+// [Unknown]. Levels that do not filter lose no more than the knowledge which
+// pages must not be read.
 func Classify(ctx context.Context, core *vmcore.Core, o Options) (*Map, error) {
 	m := Everything(core)
 	m.Level = o.Level
-	if !o.Level.Filters() {
-		return m, nil
-	}
 	layout, err := newPageReader(core.Info(), core.ByteOrder())
-	if err != nil {
-		return nil, err
+	var model *memModel
+	if err == nil {
+		model, err = newMemModel(core)
 	}
-	model, err := newMemModel(core)
-	if err != nil {
+	switch {
+	case err != nil && o.Level.Filters():
 		return nil, err
+	case err != nil:
+		m.Notes = append(m.Notes, "broken and offline pages are not known: "+err.Error())
+		return m, ctx.Err()
 	}
 	m.Counts = [NumClasses]uint64{}
 	workers := o.Workers
