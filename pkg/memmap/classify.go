@@ -187,7 +187,7 @@ func (w *worker) chunk(sec section, start vmcore.PFN) vmcore.PFN {
 		buf = w.buf[:(n+1)*size]
 	}
 	if err := w.reader.ReadVirt(buf, vaddr); err != nil {
-		return w.unreadable(sec, start, vaddr, n, err)
+		return w.unreadable(sec, start, vaddr, n)
 	}
 	return w.pages(buf, start, start+vmcore.PFN(n), sec, vaddr)
 }
@@ -204,14 +204,14 @@ func (w *worker) pages(buf []byte, start, end vmcore.PFN, sec section, vaddr uin
 
 // unreadable deals with a chunk of which some struct page cannot be read: it
 // goes on in smaller chunks, down to what one page of memory holds.
-func (w *worker) unreadable(sec section, start vmcore.PFN, vaddr, n uint64, err error) vmcore.PFN {
+func (w *worker) unreadable(sec section, start vmcore.PFN, vaddr, n uint64) vmcore.PFN {
 	size := w.layout.size
 	pageSize := uint64(1) << w.core.PageShift()
 	left := max((pageSize-vaddr%pageSize)/size, 1)
 	left = min(left, n)
 	end := start + vmcore.PFN(left)
 	buf := w.buf[:left*size]
-	if err = w.reader.ReadVirt(buf, vaddr); err != nil {
+	if err := w.reader.ReadVirt(buf, vaddr); err != nil {
 		w.note("struct page of pfn %#x: %v", start, err)
 		w.set(start, end, Unknown)
 		return end
