@@ -16,10 +16,11 @@ import (
 
 // Log writes the kernel log to w, a line a record: "[seconds.micros] text",
 // or "[seconds.micros] [caller] text" where the kernel tells which task (T) or
-// CPU (C) wrote it, the lines after the first of a record indented below it. Records that were
-// never finished are skipped, as are empty ones; one that cannot be read costs
-// only itself. It returns the number of records written. The error is a write
-// error, or says why there is no log to be had.
+// CPU (C) wrote it, the lines after the first of a record indented below it.
+// Records that were never finished are skipped, as are empty ones; one that
+// cannot be read costs only itself. It returns the number of records written,
+// which is not 0 without an error. The error is a write error, or says why there
+// is no log to be had.
 func Log(core *vmcore.Core, w io.Writer) (records int, err error) {
 	if _, ok := core.Info().Symbol("prb"); !ok {
 		return 0, fmt.Errorf("kernel log: %w", core.Info().Require("SYMBOL(prb)"))
@@ -30,17 +31,17 @@ func Log(core *vmcore.Core, w io.Writer) (records int, err error) {
 	}
 	defer ring.reader.Close()
 	out := bufio.NewWriterSize(w, 32<<10)
-	for id := ring.tailID; ; id = ring.nextID(id) {
+	for id := range ring.ids {
 		if rec, ok := ring.record(id); ok {
 			writeRecord(out, rec)
 			records++
 		}
-		if id == ring.headID {
-			break
-		}
 	}
 	if err := out.Flush(); err != nil {
 		return records, fmt.Errorf("write kernel log: %w", err)
+	}
+	if records == 0 {
+		return 0, fmt.Errorf("kernel log: none of %d records can be read", ring.count)
 	}
 	return records, nil
 }

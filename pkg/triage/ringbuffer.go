@@ -20,18 +20,23 @@ const (
 	descIDMask     = 1<<descStateShift - 1
 )
 
-// maxCountBits bounds the rings: CONFIG_LOG_BUF_SHIFT is at most 25 and log_buf_len= at most 2 GiB.
-const maxCountBits = 31
+// Bounds of the rings: CONFIG_LOG_BUF_SHIFT is at most 25 and log_buf_len= at
+// most 2 GiB, of which a descriptor for each 32 bytes is made (PRB_AVGBITS).
+const (
+	maxSizeBits  = 31
+	maxCountBits = maxSizeBits - 5
+)
 
 type ring struct {
 	reader *vmcore.Reader
 	layout ringLayout
 
-	count          uint64 // descriptors, a power of two
-	tailID, headID uint64
-	descs, infos   uint64 // vaddr of the arrays
-	data           uint64 // vaddr of the text ring
-	dataSize       uint64 // bytes, a power of two
+	count        uint64 // descriptors, a power of two
+	headID       uint64
+	textLeft     uint64 // bytes of text that there can still be
+	descs, infos uint64 // vaddr of the arrays
+	data         uint64 // vaddr of the text ring
+	dataSize     uint64 // bytes, a power of two
 
 	desc, info, text []byte // one record's; text at most 64 KiB, as text_len is 16 bits
 }
@@ -42,7 +47,7 @@ type ringLayout struct {
 	descSize, infoSize                             uint64
 	stateVar, begin, next, tsNsec, textLen, caller uint64
 	descRing, textRing                             uint64
-	countBits, descs, infos, headID, tailID        uint64
+	countBits, descs, infos, headID                uint64
 	sizeBits, data, counter                        uint64
 	ringSize                                       uint64
 	hasCaller                                      bool
@@ -71,7 +76,6 @@ func newRingLayout(core *vmcore.Core) (l ringLayout, err error) {
 	get(&l.descs, off, "OFFSET", "prb_desc_ring.descs")
 	get(&l.infos, off, "OFFSET", "prb_desc_ring.infos")
 	get(&l.headID, off, "OFFSET", "prb_desc_ring.head_id")
-	get(&l.tailID, off, "OFFSET", "prb_desc_ring.tail_id")
 	get(&l.sizeBits, off, "OFFSET", "prb_data_ring.size_bits")
 	get(&l.data, off, "OFFSET", "prb_data_ring.data")
 	get(&l.counter, off, "OFFSET", "atomic_long_t.counter")
@@ -85,6 +89,9 @@ func newRingLayout(core *vmcore.Core) (l ringLayout, err error) {
 	l.caller, l.hasCaller = core.Info().Offset("printk_info.caller_id")
 	if len(missing) > 0 {
 		return l, &vmcoreinfo.MissingError{Keys: missing}
+	}
+	if l.descSize < 8 || l.infoSize < 8 {
+		return l, fmt.Errorf("vmcoreinfo SIZE(prb_desc)=%d SIZE(printk_info)=%d: that cannot be", l.descSize, l.infoSize)
 	}
 	return l, nil
 }
@@ -124,23 +131,39 @@ func (r *ring) load() error {
 	}
 	countBits := order.Uint32(at(l.descRing, l.countBits))
 	sizeBits := order.Uint32(at(l.textRing, l.sizeBits))
-	if countBits > maxCountBits || sizeBits > maxCountBits {
+	if countBits > maxCountBits || sizeBits > maxSizeBits || !fits(l, countBits, sizeBits) {
 		return fmt.Errorf("struct printk_ringbuffer: 2^%d records and 2^%d bytes of text cannot be", countBits, sizeBits)
 	}
 	r.count, r.dataSize = 1<<countBits, 1<<sizeBits
+	r.textLeft = r.dataSize
 	r.descs, r.infos = order.Uint64(at(l.descRing, l.descs)), order.Uint64(at(l.descRing, l.infos))
 	r.data = order.Uint64(at(l.textRing, l.data))
 	r.headID = order.Uint64(at(l.descRing, l.headID, l.counter)) & descIDMask
-	r.tailID = order.Uint64(at(l.descRing, l.tailID, l.counter)) & descIDMask
-	if (r.headID-r.tailID)&descIDMask >= r.count { // torn: at most the newest count records are there
-		r.tailID = (r.headID - r.count + 1) & descIDMask
-	}
 	r.desc, r.info = make([]byte, l.descSize+64), make([]byte, l.infoSize+64)
 	r.text = make([]byte, 1<<16)
 	return nil
 }
 
-func (r *ring) nextID(id uint64) uint64 { return (id + 1) & descIDMask }
+// fits says whether the core has memory enough for rings of this size: random
+// bytes must not become minutes of searching.
+func fits(l ringLayout, countBits, sizeBits uint32) bool {
+	var ram uint64
+	for _, r := range l.core.Ranges() {
+		ram += uint64(r.End-r.Start) << l.core.PageShift()
+	}
+	return (l.descSize+l.infoSize)<<countBits+1<<sizeBits <= ram
+}
+
+// ids gives the ids that records can have, oldest first. It does not begin at
+// the ring's tail_id: the descriptors before it are marked reusable, and a torn
+// tail must not cost the log.
+func (r *ring) ids(yield func(id uint64) bool) {
+	for n := r.count; n > 0; n-- {
+		if !yield((r.headID - n + 1) & descIDMask) {
+			return
+		}
+	}
+}
 
 // record is one message of the kernel log. text is valid until the next one is read.
 type record struct {
@@ -176,6 +199,10 @@ func (r *ring) record(id uint64) (rec record, ok bool) {
 		return rec, false
 	}
 	n := min(uint64(order.Uint16(field(info, l.textLen))), size)
+	if n > r.textLeft { // texts that overlap: whatever this is, it is no log
+		return rec, false
+	}
+	r.textLeft -= n
 	rec.text = r.text[:n]
 	rec.nanos = order.Uint64(field(info, l.tsNsec))
 	if l.hasCaller {
@@ -195,8 +222,12 @@ func (r *ring) block(begin, next uint64) (offset, size uint64, ok bool) {
 	}
 	mask := r.dataSize - 1
 	offset, size = begin&mask, next-begin
-	if begin&^mask != (next-1)&^mask {
-		offset, size = 0, next&mask
+	switch (next - 1) &^ mask {
+	case begin &^ mask:
+	case (begin + r.dataSize) &^ mask: // wrapped
+		offset, size = 0, (next-1)&mask+1
+	default:
+		return 0, 0, false
 	}
 	if size < idSize || size > r.dataSize || offset+size > r.dataSize {
 		return 0, 0, false
