@@ -1,0 +1,65 @@
+package main
+
+import (
+	"errors"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+func shell(script string, timeout time.Duration) attempt {
+	return attempt{argv: []string{"/bin/sh", "-c", script}, timeout: timeout}
+}
+
+// The children of these tests are reaped with wait4(-1), as PID 1 does it: so
+// they must not run beside others.
+func TestChild(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		script string
+		limit  time.Duration
+		status int
+		err    string
+	}{
+		{"ends", "exit 3", time.Minute, 3, ""},
+		{"leaves an orphan to reap", "(/bin/sleep 0.1) & exit 0", time.Minute, 0, ""},
+		{"dies of a signal", "kill -9 $$", time.Minute, 0, "killed by SIGKILL"},
+		{"outlives its deadline", "exec /bin/sleep 60", 200 * time.Millisecond, 0, "not done after 200ms, killed"},
+		{"ignores SIGTERM", "trap '' TERM; while :; do /bin/sleep 1; done", 200 * time.Millisecond, 0, "not done after 200ms, killed"},
+		{"a grandchild holds its output", "/bin/sleep 5 & exit 0", time.Minute, 0, ""},
+	} {
+		c := &capture{}
+		start := time.Now()
+		status, err := c.child(shell(tt.script, tt.limit))
+		if status != tt.status || (err == nil) != (tt.err == "") || (err != nil && !strings.Contains(err.Error(), tt.err)) {
+			t.Errorf("%s: %d, %v, want %d, %q", tt.name, status, err, tt.status, tt.err)
+		}
+		if took := time.Since(start); took > 20*time.Second {
+			t.Errorf("%s: took %s", tt.name, took)
+		}
+	}
+}
+
+func TestChildThatCannotStart(t *testing.T) {
+	c := &capture{}
+	if _, err := c.child(attempt{argv: []string{"/nonexistent"}, timeout: time.Second}); !errors.Is(err, syscall.ENOENT) {
+		t.Errorf("error %v, want ENOENT", err)
+	}
+}
+
+// A step that hangs, and one that panics, must not take PID 1 with them.
+func TestDo(t *testing.T) {
+	c := &capture{}
+	hang := make(chan struct{})
+	defer close(hang)
+	if err := c.do(step{timeout: 50 * time.Millisecond, run: func() error { <-hang; return nil }}); err == nil || !strings.Contains(err.Error(), "not done after 50ms") {
+		t.Errorf("a step that hangs: %v", err)
+	}
+	if err := c.do(step{timeout: time.Minute, run: func() error { panic("no memory map") }}); err == nil || !strings.Contains(err.Error(), "panic: no memory map") {
+		t.Errorf("a step that panics: %v", err)
+	}
+	if err := c.do(step{run: func() error { return nil }}); err != nil {
+		t.Errorf("a step that bounds itself: %v", err)
+	}
+}

@@ -1,0 +1,91 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/ukdump/ukdump/pkg/config"
+)
+
+func TestPlan(t *testing.T) {
+	cfg := config.Default()
+	cfg.Targets = []string{"disk:///a?dev=LABEL=A&fstype=xfs", "file:///b"}
+	cfg.Level, cfg.Compress, cfg.CompressLevel = 17, "zstd", 3
+	got := plan(cfg, "0x9000000")
+	if len(got) != 3 {
+		t.Fatalf("%d attempts, want one for each target and the console", len(got))
+	}
+	want := "/bbin/savecore -kmsg -elfcorehdr 0x9000000 -level 17 -compress zstd:3 -format kdump -reserve 64M -keep 5 -workers 0 " +
+		"-target-timeout 30s -mount /mnt 'disk:///a?dev=LABEL=A&fstype=xfs'"
+	if got[0].String() != want {
+		t.Errorf("first attempt:\n%s\nwant\n%s", got[0], want)
+	}
+	for i, a := range got {
+		if a.timeout <= 0 {
+			t.Errorf("attempt %d has no deadline", i)
+		}
+		if a.console() != (i == 2) {
+			t.Errorf("attempt %d: console() is %v", i, a.console())
+		}
+	}
+	if last := got[2].String(); last != "/bbin/savecore -kmsg -elfcorehdr 0x9000000 -" {
+		t.Errorf("last resort: %s", last)
+	}
+}
+
+// Attempts share the start of their argv: one must not write into another's.
+func TestPlanAttemptsDoNotShareRoom(t *testing.T) {
+	cfg := config.Default()
+	cfg.Targets = []string{"file:///a", "file:///b", "file:///c"}
+	for i, a := range plan(cfg, "")[:3] {
+		if want := cfg.Targets[i]; a.argv[len(a.argv)-1] != want {
+			t.Errorf("attempt %d goes to %s, want %s", i, a.argv[len(a.argv)-1], want)
+		}
+	}
+}
+
+func TestQuote(t *testing.T) {
+	for in, want := range map[string]string{
+		"": "''", "plain-1.2_/:=@%+,": "plain-1.2_/:=@%+,", "a b": "'a b'", "it's": `'it'\''s'`, "a&b": "'a&b'", "$x": "'$x'",
+	} {
+		if got := quote(in); got != want {
+			t.Errorf("quote(%q) = %s, want %s", in, got, want)
+		}
+	}
+}
+
+func TestRunShowsThePlan(t *testing.T) {
+	dir := t.TempDir()
+	good, bad := filepath.Join(dir, "good"), filepath.Join(dir, "bad")
+	for name, text := range map[string]string{good: "target = file:///a\n", bad: "target = file:///a\nlevel = 99\n"} {
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, tt := range []struct {
+		name   string
+		args   []string
+		status int
+		out    string
+		errs   string
+	}{
+		{"good", []string{"-n", "-config", good}, 0, " file:///a\n", ""},
+		{"command line wins", []string{"-n", "-config", good, "-cmdline", "quiet kdump.target=file:///b"}, 0, " file:///b\n", ""},
+		{"a mistake, and what is right counts", []string{"-n", "-config", bad}, 1, "-level 31 ", bad + ":2: level = 99: out of range; want a number from 0 to 31"},
+		{"no file", []string{"-n", "-config", filepath.Join(dir, "none")}, 1, "", "none: no such file"},
+		{"not as PID 1", nil, 2, "", "Usage: kdump-init -n"},
+		{"a word too many", []string{"-n", "x"}, 2, "", "Usage: kdump-init -n"},
+		{"help", []string{"-h"}, 0, "", "Usage: kdump-init -n"},
+	} {
+		var out, errs bytes.Buffer
+		if got := run(tt.args, &out, &errs); got != tt.status {
+			t.Errorf("%s: exit status %d, want %d", tt.name, got, tt.status)
+		}
+		if !strings.Contains(out.String(), tt.out) || !strings.Contains(errs.String(), tt.errs) {
+			t.Errorf("%s: printed %q and complained %q", tt.name, &out, &errs)
+		}
+	}
+}
