@@ -17,15 +17,19 @@ import (
 	"github.com/ukdump/ukdump/pkg/vmcore"
 )
 
-// batchPages is how many pages a batch holds: with 4 KiB pages at most 512 KiB
-// of data, so that memory stays bounded by 2*workers+2 batches.
-const batchPages = 128
+// batchBytes is how much memory a batch covers, 128 pages of 4 KiB, so that
+// what Write needs stays bounded by 2*workers+2 batches whatever the page size.
+const batchBytes = 512 << 10
+
+// maxWorkers bounds the workers where their number is not given: a capture
+// kernel on a machine with many CPUs has no more memory than on a small one.
+const maxWorkers = 8
 
 // Options says how to write a dump.
 type Options struct {
 	Codec   kdumpfile.Codec
 	Level   int // the codec's own level, 0 for its default
-	Workers int // compressing goroutines; 0: one per online CPU
+	Workers int // compressing goroutines; 0: one per online CPU, at most 8
 
 	// Progress, if not nil, is called after each batch by the goroutine that
 	// called Write.
@@ -57,7 +61,7 @@ func Write(ctx context.Context, core *vmcore.Core, m *memmap.Map, out kdumpfile.
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if o.Workers <= 0 {
-		o.Workers = runtime.GOMAXPROCS(0)
+		o.Workers = min(runtime.GOMAXPROCS(0), maxWorkers)
 	}
 	p, err := newPipeline(core, m, o)
 	if err != nil {
@@ -71,6 +75,9 @@ func Write(ctx context.Context, core *vmcore.Core, m *memmap.Map, out kdumpfile.
 	progress := Progress{Total: m.Keep.Count()}
 	for b := range p.order {
 		<-b.done
+		if err := ctx.Err(); err != nil { // then b may be untouched
+			return stats, err
+		}
 		if err := out.Batch(&b.Batch); err != nil {
 			return stats, err
 		}
@@ -112,9 +119,10 @@ type batch struct {
 // pipeline moves batches: free -> (producer) -> work and order -> (workers) ->
 // done -> (writer) -> free.
 type pipeline struct {
-	core *vmcore.Core
-	m    *memmap.Map
-	o    Options
+	core  *vmcore.Core
+	m     *memmap.Map
+	o     Options
+	pages int // in a batch
 
 	free, work, order chan *batch
 	compressors       []kdumpfile.Compressor
@@ -123,7 +131,7 @@ type pipeline struct {
 
 func newPipeline(core *vmcore.Core, m *memmap.Map, o Options) (*pipeline, error) {
 	n := 2*o.Workers + 2
-	p := &pipeline{core: core, m: m, o: o,
+	p := &pipeline{core: core, m: m, o: o, pages: batchBytes >> core.PageShift(),
 		free: make(chan *batch, n), work: make(chan *batch, n), order: make(chan *batch, n)}
 	for range o.Workers {
 		c, err := kdumpfile.NewCompressor(o.Codec, o.Level)
@@ -134,9 +142,9 @@ func newPipeline(core *vmcore.Core, m *memmap.Map, o Options) (*pipeline, error)
 	}
 	for range n {
 		b := &batch{done: make(chan struct{}, 1)}
-		b.PFNs = make([]uint64, 0, batchPages)
-		b.Descs = make([]kdumpfile.Desc, 0, batchPages)
-		b.Data = make([]byte, 0, (batchPages+1)<<core.PageShift())
+		b.PFNs = make([]uint64, 0, p.pages)
+		b.Descs = make([]kdumpfile.Desc, 0, p.pages)
+		b.Data = make([]byte, 0, batchBytes+2<<core.PageShift()) // room for a codec to fail in
 		p.free <- b
 	}
 	return p, nil
@@ -162,7 +170,7 @@ func (p *pipeline) produce(ctx context.Context) {
 			return
 		}
 		b.reset()
-		for more && len(b.PFNs) < batchPages {
+		for more && len(b.PFNs) < p.pages {
 			b.PFNs = append(b.PFNs, next)
 			next, more = p.m.Keep.Next(next + 1)
 		}

@@ -1,16 +1,20 @@
 package dump
 
 import (
+	"iter"
 	"math"
 
+	"github.com/ukdump/ukdump/pkg/kdumpfile"
 	"github.com/ukdump/ukdump/pkg/memmap"
 	"github.com/ukdump/ukdump/pkg/vmcore"
 )
 
+// sample is how many pages Estimate looks at.
+const sample = 1024
+
 // Estimate guesses the bytes that Write will produce for m, by compressing a
 // sample of the kept pages. It errs on the large side by two standard errors.
 func Estimate(core *vmcore.Core, m *memmap.Map, o Options) (uint64, error) {
-	const sample = 1024
 	kept := m.Keep.Count()
 	o.Workers = 1
 	p, err := newPipeline(core, m, o)
@@ -20,20 +24,38 @@ func Estimate(core *vmcore.Core, m *memmap.Map, o Options) (uint64, error) {
 	w := newWorker(p, p.compressors[0])
 	defer w.reader.Close()
 	b := <-p.free
-	step := max(uint64(m.MaxPFN)/sample, 1)
 	var s moments
-	for at := uint64(0); ; {
-		pfn, ok := m.Keep.Next(at)
-		if !ok {
-			break
-		}
+	for pfn := range spread(m.Keep, kept, min(kept, sample)) {
 		b.reset()
 		b.PFNs = append(b.PFNs, pfn)
 		w.batch(b)
 		s.add(float64(len(b.Data)))
-		at = max(pfn+1, at+step)
 	}
 	return uint64(s.upper()*float64(kept)) + overhead(core, m, kept), nil
+}
+
+// spread gives n of the kept set bits, evenly over them: memory is in few places
+// of a large range of pfns.
+func spread(keep kdumpfile.Bitmap, kept, n uint64) iter.Seq[uint64] {
+	return func(yield func(uint64) bool) {
+		const stride = 4096 // bits that are counted at once
+		var i, seen uint64  // samples given, set bits before start
+		for start := uint64(0); i < n && start < uint64(len(keep))*8; start += stride {
+			end := seen + keep.CountRange(start, start+stride)
+			if kept*i/n >= end { // sample i is the set bit of this number
+				seen = end
+				continue
+			}
+			for pfn, _ := keep.Next(start); seen < end; seen++ {
+				if i < n && seen == kept*i/n {
+					if i++; !yield(pfn) {
+						return
+					}
+				}
+				pfn, _ = keep.Next(pfn + 1)
+			}
+		}
+	}
 }
 
 // Most is the size in bytes of a dump of m none of whose pages shrinks.
