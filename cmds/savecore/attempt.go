@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"time"
 
@@ -67,12 +68,14 @@ func (a *attempt) save(ctx context.Context) int {
 	if coreErr != nil {
 		a.log.printf("core not saved: %v", coreErr)
 	}
-	if err := a.saveCaptureLog(ctx); err != nil {
+	// How it went is told even if the time is over: what kills this process
+	// after SIGTERM bounds it.
+	end := context.WithoutCancel(ctx)
+	if err := a.saveCaptureLog(end); err != nil {
 		a.log.printf("capture.log not saved: %v", err)
 	}
-	if err := a.sums.save(ctx, a); err != nil {
-		a.log.printf("SHA256SUMS not saved: %v", err)
-		coreErr = errors.Join(coreErr, err)
+	if err := a.sums.save(end, a); err != nil {
+		a.log.printf("SHA256SUMS not saved: %v", err) // the files that it sums up are safe
 	}
 	switch {
 	case coreErr == nil:
@@ -91,6 +94,10 @@ func (a *attempt) openCore() (err error) {
 	st, statErr := os.Stat(a.o.core)
 	if statErr == nil && (st.Size() > 0 || !st.Mode().IsRegular()) {
 		a.core, err = vmcore.Open(a.o.core)
+		if err == nil && len(a.core.Ranges()) == 0 {
+			a.core.Close()
+			err = fmt.Errorf("%s describes no memory", a.o.core)
+		}
 		if err == nil {
 			a.describe(a.o.core)
 			return nil
@@ -170,6 +177,10 @@ func (a *attempt) saveLog(ctx context.Context) error {
 		records, err = triage.Log(a.core, w)
 		return err
 	})
+	if errors.Is(err, fs.ErrExist) {
+		a.log.printf("vmcore-dmesg.txt is there already, from an earlier attempt")
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -203,37 +214,37 @@ func (a *attempt) writeFile(ctx context.Context, name string, write func(io.Writ
 // saveCore writes vmcore, at a stricter level if it does not fit at the one
 // asked for.
 func (a *attempt) saveCore(ctx context.Context) error {
-	level := a.o.level
-	for {
-		err := a.saveCoreAt(ctx, &level)
-		if err == nil || !errors.Is(err, targets.ErrNoSpace) || level == memmap.LevelMax || level < a.o.level {
-			return err
-		}
-		a.log.printf("degraded: dump level %d does not fit (%v); trying level %d", level, err, memmap.LevelMax)
-		level = memmap.LevelMax
-	}
-}
-
-// saveCoreAt makes one try. It sets level to the one really used, which is
-// weaker if the kernel's own page array cannot be read or believed.
-func (a *attempt) saveCoreAt(ctx context.Context, level *memmap.Level) error {
-	start := time.Now()
-	m := a.classify(ctx, *level)
-	if err := ctx.Err(); err != nil {
+	used, err := a.saveCoreAt(ctx, a.o.level)
+	// Where the level used is not the one asked for, the page array is of no
+	// use, and so it is to a stricter level.
+	filter := used == a.o.level && (used|memmap.LevelZero) != memmap.LevelMax
+	if !filter || !errors.Is(err, targets.ErrNoSpace) {
 		return err
 	}
-	*level = m.Level
+	a.log.printf("degraded: dump level %d does not fit (%v); trying level %d", used, err, memmap.LevelMax)
+	_, err = a.saveCoreAt(ctx, memmap.LevelMax)
+	return err
+}
+
+// saveCoreAt makes one try and gives the level really used, which is weaker if
+// the kernel's own page array cannot be read or believed.
+func (a *attempt) saveCoreAt(ctx context.Context, level memmap.Level) (used memmap.Level, err error) {
+	start := time.Now()
+	m := a.classify(ctx, level)
+	if err := ctx.Err(); err != nil {
+		return m.Level, err
+	}
 	a.log.printf("classified %d pages in %.1f s: level %d keeps %d", m.Ram.Count(), time.Since(start).Seconds(), m.Level, m.Keep.Count())
 	a.log.printf("pages: %s", countsLine(m))
 	codec, codecLevel, err := parseCompress(a.o.compress)
 	if err != nil {
-		return err
+		return m.Level, err
 	}
 	do := dump.Options{Codec: codec, Level: codecLevel, Workers: a.o.workers}
 	if err := a.checkSpace(ctx, m, do); err != nil {
-		return err
+		return m.Level, err
 	}
-	return a.writeCore(ctx, m, do)
+	return m.Level, a.writeCore(ctx, m, do)
 }
 
 // classify makes the map for level; where the kernel's data does not allow it,
@@ -244,9 +255,11 @@ func (a *attempt) classify(ctx context.Context, level memmap.Level) *memmap.Map 
 		for _, n := range m.Notes {
 			a.log.printf("memory map: %s", n)
 		}
-		if err = memmap.SelfCheck(a.core, m); err == nil || !level.Filters() {
+		if err = memmap.SelfCheck(a.core, m); err == nil {
 			return m
 		}
+	} else if ctx.Err() != nil {
+		return memmap.Everything(a.core)
 	}
 	a.log.printf("degraded: dump level %d cannot be had, every page is kept: %v", level, err)
 	m = memmap.Everything(a.core)
@@ -254,7 +267,8 @@ func (a *attempt) classify(ctx context.Context, level memmap.Level) *memmap.Map 
 	return m
 }
 
-// checkSpace refuses a dump that would leave less than reserve free.
+// checkSpace refuses a dump that would leave less than reserve free, or that
+// the target's file system has no files for.
 func (a *attempt) checkSpace(ctx context.Context, m *memmap.Map, o dump.Options) error {
 	free, err := a.target.Space(ctx)
 	if errors.Is(err, targets.ErrSpaceUnknown) {
@@ -264,7 +278,8 @@ func (a *attempt) checkSpace(ctx context.Context, m *memmap.Map, o dump.Options)
 	if err != nil {
 		return err
 	}
-	if most := dump.Most(a.core, m); most+a.o.reserve <= free {
+	room := min(free-min(free, a.o.reserve), uint64(targets.MaxFileSize(a.target)))
+	if most := dump.Most(a.core, m); most <= room {
 		a.log.printf("at most %s, free %s, reserve %s", mib(most), mib(free), mib(a.o.reserve))
 		return nil
 	}
@@ -273,8 +288,8 @@ func (a *attempt) checkSpace(ctx context.Context, m *memmap.Map, o dump.Options)
 		return err
 	}
 	a.log.printf("estimate %s, free %s, reserve %s", mib(need), mib(free), mib(a.o.reserve))
-	if need+a.o.reserve > free {
-		return fmt.Errorf("about %s needed, %s free and %s of it reserved: %w", mib(need), mib(free), mib(a.o.reserve), targets.ErrNoSpace)
+	if need > room {
+		return fmt.Errorf("about %s needed, %s free, %s reserved, room for a file of %s: %w", mib(need), mib(free), mib(a.o.reserve), mib(room), targets.ErrNoSpace)
 	}
 	return nil
 }

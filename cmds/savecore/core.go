@@ -29,20 +29,31 @@ func (a *attempt) writeCore(ctx context.Context, m *memmap.Map, o dump.Options) 
 	if err != nil {
 		f.Close()
 		if errors.Is(err, targets.ErrNoSpace) {
-			err = errors.Join(err, a.target.Remove(ctx, targets.IncompleteName(name)))
+			err = errors.Join(err, a.target.Remove(context.WithoutCancel(ctx), targets.IncompleteName(name)))
 		}
 		return err
 	}
+	if stats.Written == 0 && stats.Unreadable > 0 {
+		f.Close()
+		return fmt.Errorf("none of %d pages could be read, the first: %w", stats.Unreadable, stats.Errors[0])
+	}
 	start := time.Now()
-	sum, err := sumFile("vmcore", f)
-	if err != nil {
+	sum, err := sumFile(ctx, "vmcore", f)
+	switch {
+	case err == nil:
+		a.sums.add(sum)
+	case ctx.Err() != nil: // it is whole; what is missing is the proof
+		a.log.printf("no checksum of vmcore: %v", err)
+	default:
 		f.Close()
 		return fmt.Errorf("read back vmcore: %w", err)
 	}
 	if err := f.Commit(); err != nil {
 		return err
 	}
-	a.sums.add(sum)
+	if why := targets.Unconfirmed(f); why != "" {
+		a.log.printf("vmcore may not be durable: %s", why)
+	}
 	a.log.printf("saved vmcore: %s, %d pages (%d of them zero), checksum and sync %.1f s", mib(uint64(f.Size())), stats.Written, stats.Zero, time.Since(start).Seconds())
 	if stats.Unreadable > 0 {
 		a.log.printf("%d pages could not be read and are left out, the first: %v", stats.Unreadable, stats.Errors[0])
@@ -113,8 +124,12 @@ func parseCompress(s string) (kdumpfile.Codec, int, error) {
 	return codec, n, nil
 }
 
-// guardStep is how much may be written between two looks at the free space.
-const guardStep = 32 << 20
+// guardStep is how much may be written between two looks at the free space, and
+// guardStepEnd how much when there is little left.
+const (
+	guardStep    = 32 << 20
+	guardStepEnd = 1 << 20
+)
 
 // spaceGuard stops a dump whose estimate was wrong before it eats the reserve.
 type spaceGuard struct {
@@ -131,7 +146,11 @@ func (g *spaceGuard) at(written uint64) {
 	}
 	g.next = written + guardStep
 	free, err := g.target.Space(g.ctx)
-	if err == nil && free < g.reserve {
+	if err != nil {
+		return
+	}
+	g.next = written + min(guardStep, max(guardStepEnd, (free-min(free, g.reserve))/2))
+	if free < g.reserve {
 		g.cancel(fmt.Errorf("%s free after %s, and %s are reserved: %w", mib(free), mib(written), mib(g.reserve), targets.ErrNoSpace))
 	}
 }

@@ -120,15 +120,25 @@ func (s *sum) Write(p []byte) (int, error) {
 }
 
 // sumFile reads a file back, since a core is not written in the order of its bytes.
-func sumFile(name string, f targets.File) (*sum, error) {
+func sumFile(ctx context.Context, name string, f targets.File) (*sum, error) {
 	s := newSum(name, io.Discard)
 	r, ok := f.(io.ReaderAt)
 	if !ok {
 		return nil, fmt.Errorf("%s cannot be read back on this target", name)
 	}
-	_, err := io.CopyBuffer(struct{ io.Writer }{s}, struct{ io.Reader }{io.NewSectionReader(r, 0, f.Size())}, make([]byte, 256<<10))
+	in := io.NewSectionReader(r, 0, f.Size())
+	_, err := io.CopyBuffer(struct{ io.Writer }{s}, readerFunc(func(p []byte) (int, error) {
+		if err := ctx.Err(); err != nil {
+			return 0, err
+		}
+		return in.Read(p)
+	}), make([]byte, 256<<10))
 	return s, err
 }
+
+type readerFunc func(p []byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
 // sums becomes SHA256SUMS, in the form that sha256sum -c reads.
 type sums []*sum

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"sync"
 	"time"
 
 	"github.com/ukdump/ukdump/internal/kmsg"
@@ -17,6 +18,8 @@ type logger struct {
 	out   io.Writer
 	kmsg  *kmsg.Writer // nil: not asked for
 	start time.Time
+
+	mu    sync.Mutex // guards out and lines
 	lines []byte
 }
 
@@ -35,6 +38,8 @@ func newLogger(out io.Writer, toKmsg bool) *logger {
 
 func (l *logger) printf(format string, a ...any) {
 	line := fmt.Sprintf(format, a...)
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	fmt.Fprintln(l.out, line)
 	if l.kmsg != nil {
 		l.kmsg.Line(line)
@@ -50,7 +55,10 @@ func (l *logger) save(w io.Writer) error {
 	if l.kmsg != nil {
 		return kmsg.Copy(w)
 	}
-	_, err := w.Write(l.lines)
+	l.mu.Lock()
+	lines := l.lines[:len(l.lines):len(l.lines)]
+	l.mu.Unlock() // w may have something to say
+	_, err := w.Write(lines)
 	return err
 }
 

@@ -11,7 +11,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"strings"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -35,7 +35,7 @@ const (
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 
 func run(args []string, stdout, stderr io.Writer) int {
-	o, err := parse(args, stderr)
+	o, err := parse(args, stdout)
 	if err == flag.ErrHelp {
 		return 0
 	}
@@ -45,7 +45,13 @@ func run(args []string, stdout, stderr io.Writer) int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	defer stop()
-	log := newLogger(stdout, o.kmsg)
+	// A reader of standard output that goes away must not cost the dump.
+	signal.Ignore(unix.SIGPIPE)
+	said := stdout
+	if o.target == "-" { // where the kernel log goes
+		said = stderr
+	}
+	log := newLogger(said, o.kmsg)
 	defer log.close()
 	return newAttempt(o, log, stdout).run(ctx)
 }
@@ -82,11 +88,12 @@ Exit status: 0 all saved, 1 nothing saved, 2 usage, 3 the log but no core.
 Flags:
 `
 
-func parse(args []string, stderr io.Writer) (o options, err error) {
+// parse prints nothing but help, where that is asked for.
+func parse(args []string, help io.Writer) (o options, err error) {
 	d := config.Default()
 	fs := flag.NewFlagSet("savecore", flag.ContinueOnError)
-	fs.SetOutput(stderr)
-	fs.Usage = func() { fmt.Fprint(stderr, usage); fs.PrintDefaults() }
+	fs.SetOutput(io.Discard)
+	fs.Usage = func() {}
 	fs.StringVar(&o.core, "core", "/proc/vmcore", "ELF `core` to save")
 	fs.StringVar(&o.elfcorehdr, "elfcorehdr", "", "`[size@]address` of the ELF headers in memory, used when the core is missing or empty\n(default: elfcorehdr= of /proc/cmdline)")
 	fs.StringVar(&o.devmem, "devmem", "/dev/mem", "`device` to read old memory from when the core is missing or empty")
@@ -100,11 +107,14 @@ func parse(args []string, stderr io.Writer) (o options, err error) {
 	fs.DurationVar(&o.progress, "progress", 2*time.Second, "`time` between progress lines; 0 is none")
 	fs.StringVar(&o.mountDir, "mount", "/mnt", "`directory` to mount a disk on")
 	fs.BoolVar(&o.kmsg, "kmsg", false, "log to /dev/kmsg too, and save the running kernel's log as capture.log")
-	if err := fs.Parse(args); err != nil {
-		if err != flag.ErrHelp {
-			err = fmt.Errorf("%w (savecore -h lists the flags)", err)
-		}
+	switch err := fs.Parse(args); {
+	case err == flag.ErrHelp:
+		fmt.Fprint(help, usage)
+		fs.SetOutput(help)
+		fs.PrintDefaults()
 		return o, err
+	case err != nil:
+		return o, fmt.Errorf("%w (savecore -h lists the flags)", err)
 	}
 	if fs.NArg() != 1 {
 		return o, fmt.Errorf("want one target URL, got %d arguments (savecore -h shows how)", fs.NArg())
@@ -128,21 +138,30 @@ func (o *options) check() error {
 			return err
 		}
 	}
-	if _, _, err := parseCompress(o.compress); err != nil {
-		return err
+	if codec, level, err := parseCompress(o.compress); err != nil {
+		return fmt.Errorf("-%w", err)
+	} else if _, err := kdumpfile.NewCompressor(codec, level); err != nil {
+		return fmt.Errorf("-%w", err)
 	}
-	if !strings.Contains(" kdump elf flat ", " "+o.format+" ") {
+	if !slices.Contains([]string{"kdump", "elf", "flat"}, o.format) {
 		return fmt.Errorf("-format %s: want kdump, elf or flat", o.format)
 	}
 	if o.format == "elf" {
 		o.compress = kdumpfile.None.String() // an ELF core has no compressed pages
 	}
-	if o.keep < 0 || o.workers < 0 {
-		return fmt.Errorf("-keep %d -workers %d: want numbers from 0", o.keep, o.workers)
+	switch {
+	case o.keep < 0:
+		return fmt.Errorf("-keep %d: want a number from 0 (all)", o.keep)
+	case o.workers < 0:
+		return fmt.Errorf("-workers %d: want a number from 0 (one for each CPU)", o.workers)
+	case o.targetTimeout <= 0:
+		return fmt.Errorf("-target-timeout %s: want a time such as 30s", o.targetTimeout)
 	}
 	if o.elfcorehdr != "" {
-		_, err := vmcore.ParseElfcorehdr(o.elfcorehdr)
-		return err
+		if _, err := vmcore.ParseElfcorehdr(o.elfcorehdr); err != nil {
+			return fmt.Errorf("-%w", err)
+		}
+		return nil
 	}
 	line, err := os.ReadFile("/proc/cmdline")
 	if err != nil {
