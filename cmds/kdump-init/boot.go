@@ -5,16 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/ukdump/ukdump/internal/blockdev"
 	"github.com/ukdump/ukdump/internal/cmdline"
-	"github.com/ukdump/ukdump/internal/console"
-	"github.com/ukdump/ukdump/internal/kmsg"
 	"github.com/ukdump/ukdump/internal/modules"
 	"github.com/ukdump/ukdump/pkg/config"
 	"github.com/ukdump/ukdump/pkg/targets"
@@ -22,20 +22,63 @@ import (
 )
 
 // capture is the state of PID 1. A step that outlived its deadline may still
-// touch it; nothing that steps after it need is written by more than one step.
+// touch it: what more than one goroutine uses guards itself.
 type capture struct {
 	start    time.Time
-	consoles *console.Set
-	kmsg     *kmsg.Writer
+	log      journal
+	children reaper
+	machine  machine
+	ending   atomic.Bool // finish was called
 
-	kernelShows bool // what goes to kmsg is on the consoles by itself
-	cmdline     string
-	elfcorehdr  string
-	cfg         config.Config
-	deadline    *time.Timer // of everything; fires finish
-	ended       sync.Once
+	cmdline    string // of findCrash, without which nothing goes on
+	elfcorehdr string
+	saved      string // what the last good attempt left; for the closing line
 
-	saved string // what the last good attempt left; for the closing line
+	mu       sync.Mutex    // guards what follows
+	cfg      config.Config // see config
+	until    time.Time     // when the whole capture is over
+	deadline *time.Timer   // of that; fires finish
+
+	grace time.Duration // for tests: in place of endGrace and killGrace
+}
+
+// newCapture starts the clock.
+func newCapture(m machine) *capture {
+	c := &capture{start: time.Now(), machine: m, cfg: config.Default()}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.until = c.start.Add(c.cfg.Timeout)
+	c.deadline = time.AfterFunc(c.cfg.Timeout, func() { c.finish(false, "the time allowed for the whole capture is over") })
+	return c
+}
+
+func (c *capture) config() config.Config {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.cfg
+}
+
+// configure takes a configuration, and its deadline: not less than a minute from now.
+func (c *capture) configure(cfg config.Config) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.cfg = cfg
+	left := max(time.Until(c.start.Add(cfg.Timeout)), time.Minute)
+	c.until = time.Now().Add(left)
+	c.deadline.Reset(left)
+}
+
+func (c *capture) left() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return time.Until(c.until)
+}
+
+func (c *capture) patience(d time.Duration) time.Duration {
+	if c.grace > 0 {
+		return c.grace
+	}
+	return d
 }
 
 // step is one thing to do before or while saving.
@@ -48,17 +91,17 @@ type step struct {
 
 // boot is the life of PID 1. It does not return to the kernel.
 func boot() {
-	c := &capture{start: time.Now(), cfg: config.Default()}
+	c := newCapture(kernel{})
+	c.heedSignals()
 	defer c.finish(false, "init ended")
 	defer func() {
 		if r := recover(); r != nil {
 			c.finish(false, fmt.Sprintf("init panicked: %v", r))
 		}
 	}()
-	c.deadline = time.AfterFunc(c.cfg.Timeout, func() { c.finish(false, "the time allowed for the whole capture is over") })
 	for _, s := range []step{
 		{"mount kernel filesystems", 10 * time.Second, false, c.mountKernel},
-		{"open consoles", 5 * time.Second, false, c.openLog},
+		{"open consoles", 5 * time.Second, false, c.log.open},
 		{"look for a crash", 10 * time.Second, true, c.findCrash},
 		{"read configuration", 10 * time.Second, false, c.readConfig},
 		{"load modules", modulesTimeout + 10*time.Second, false, c.loadModules},
@@ -97,60 +140,20 @@ func (c *capture) do(s step) error {
 	}
 }
 
-func (c *capture) logf(format string, a ...any) {
-	line := fmt.Sprintf(format, a...)
-	if c.kmsg != nil {
-		c.kmsg.Line(line)
-		if c.kernelShows {
-			return
+func (c *capture) logf(format string, a ...any) { c.log.line(fmt.Sprintf(format, a...)) }
+
+// heedSignals ends the capture in good order when PID 1 is told to end. Without
+// it the Go runtime would end PID 1, and with it the kernel, for any of these.
+func (c *capture) heedSignals() {
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGPIPE)
+	go func() {
+		for s := range signals {
+			if s == unix.SIGTERM || s == unix.SIGINT {
+				c.finish(false, "told to end by "+unix.SignalName(s.(unix.Signal)))
+			}
 		}
-	}
-	c.show("kdump-init: " + line)
-}
-
-// show puts a line on the consoles, with the seconds since this kernel began.
-func (c *capture) show(line string) {
-	if c.consoles == nil {
-		fmt.Fprintln(os.Stderr, line)
-		return
-	}
-	c.consoles.Line(fmt.Sprintf("[%8.3f] %s", uptime(), line))
-}
-
-// consolePatience is how long a line may wait for a console that is behind.
-const consolePatience = 10 * time.Second
-
-// showWithin puts a line on the consoles as it is and waits for slow ones.
-func (c *capture) showWithin(line string, patience time.Duration) {
-	if c.consoles != nil {
-		c.consoles.LineWithin(line, patience)
-	}
-}
-
-// kernelShowsDebug says whether the kernel itself puts all of its log on the
-// consoles, as with "debug" or "ignore_loglevel": lines written there too would
-// stand twice.
-func kernelShowsDebug() bool {
-	ignore, err := os.ReadFile("/sys/module/printk/parameters/ignore_loglevel")
-	if err == nil && strings.HasPrefix(string(ignore), "Y") {
-		return true
-	}
-	levels, err := os.ReadFile("/proc/sys/kernel/printk")
-	if err != nil {
-		return false
-	}
-	var console int
-	_, err = fmt.Sscan(string(levels), &console)
-	return err == nil && console > 7
-}
-
-// uptime is the clock of the kernel's log.
-func uptime() float64 {
-	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
-		return 0
-	}
-	return float64(ts.Sec) + float64(ts.Nsec)/1e9
+	}()
 }
 
 func (c *capture) mountKernel() error {
@@ -173,13 +176,6 @@ func (c *capture) mountKernel() error {
 func isMounted(dir string) bool {
 	var root, at unix.Stat_t
 	return unix.Stat("/", &root) == nil && unix.Stat(dir, &at) == nil && root.Dev != at.Dev
-}
-
-func (c *capture) openLog() (err error) {
-	c.kernelShows = kernelShowsDebug()
-	c.consoles = console.Open("/sys/class/tty/console/active", "/dev")
-	c.kmsg, err = kmsg.Open("kdump-init: ", kmsg.Debug)
-	return err
 }
 
 // findCrash makes sure that this kernel was started by a crash: only then does
@@ -211,8 +207,7 @@ func (c *capture) findCrash() error {
 // readConfig never costs the crash: what is wrong is said, what is right counts.
 func (c *capture) readConfig() error {
 	cfg, problems, err := loadConfig(configPath, c.cmdline)
-	c.cfg = cfg
-	c.deadline.Reset(max(cfg.Timeout-time.Since(c.start), time.Minute))
+	c.configure(cfg)
 	for _, p := range problems {
 		c.logf("warning: %v", p)
 	}
@@ -261,7 +256,8 @@ const presence = 300 * time.Millisecond
 func (c *capture) targetsThere() bool {
 	ctx, cancel := context.WithTimeout(context.Background(), presence)
 	defer cancel()
-	for _, url := range c.cfg.Targets {
+	urls := c.config().Targets
+	for _, url := range urls {
 		target, err := targets.Parse(url)
 		if err != nil || target.Scheme != "disk" {
 			return false
@@ -274,18 +270,21 @@ func (c *capture) targetsThere() bool {
 			return false
 		}
 	}
-	return len(c.cfg.Targets) > 0
+	return len(urls) > 0
 }
 
 // attempts runs the plan until a target has the whole crash.
 func (c *capture) attempts() error {
 	best := exitNothing
-	for _, a := range plan(c.cfg, c.elfcorehdr) {
-		target := a.argv[len(a.argv)-1]
+	for _, a := range plan(c.config(), c.elfcorehdr) {
 		if a.console() && best == exitLogOnly {
 			break // the log is safe on a target already
 		}
-		c.logf("run %s", a)
+		if a.timeout = c.allot(a); a.timeout < shortest {
+			c.logf("no time is left for %s", a.target())
+			continue
+		}
+		c.logf("run %s", a.redacted())
 		status, err := c.child(a)
 		switch {
 		case err != nil:
@@ -293,17 +292,33 @@ func (c *capture) attempts() error {
 		case status == exitSaved && a.console():
 			return errors.New("no target could be used, the kernel log is above")
 		case status == exitSaved:
-			c.saved = "crash saved on " + target
+			c.saved = "crash saved on " + a.target()
 			return nil
 		case status == exitLogOnly:
 			best = status
-			c.saved = "only the kernel log saved on " + target
+			c.saved = "only the kernel log saved on " + a.target()
+		default:
+			c.logf("savecore: exit status %d", status)
 		}
 	}
 	if best == exitLogOnly {
 		return errors.New(c.saved)
 	}
 	return errors.New("nothing could be saved")
+}
+
+// shortest is the shortest time that is worth an attempt.
+const shortest = 5 * time.Second
+
+// allot gives the time that an attempt may take: its own deadline, but so that it
+// can be ended before the deadline of everything, and that the last resort has
+// some of it too.
+func (c *capture) allot(a attempt) time.Duration {
+	left := c.left() - endGrace - killGrace
+	if !a.console() {
+		left -= min(consoleTimeout, c.config().Timeout/10)
+	}
+	return min(a.timeout, left)
 }
 
 // Exit statuses of savecore.

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"fmt"
+	"io"
 	"os"
 	"strconv"
 	"strings"
@@ -12,15 +13,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// killGrace is how long a killed attempt may take to die. One that sleeps in
-// the kernel, on a disk that does not answer, never does and is left behind.
-const killGrace = 5 * time.Second
+const (
+	// endGrace is how long an attempt may take to end that was told to: it
+	// writes how it went beside the dump.
+	endGrace = 10 * time.Second
+	// killGrace is how long a killed attempt may take to die. One that sleeps in
+	// the kernel, on a disk that does not answer, never does and is left behind.
+	killGrace = 5 * time.Second
+)
 
 // child runs one attempt to its end or its deadline and relays what it says to
 // the consoles. It returns the exit status.
-//
-// os/exec is not used: its wait and PID 1's reaping of orphans would take each
-// other's children away.
 func (c *capture) child(a attempt) (status int, err error) {
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -32,7 +35,7 @@ func (c *capture) child(a attempt) (status int, err error) {
 		w.Close()
 		return 0, err
 	}
-	pid, err := syscall.ForkExec(a.argv[0], a.argv, &syscall.ProcAttr{
+	pid, died, err := c.children.start(a.argv, &syscall.ProcAttr{
 		Env:   childEnv(),
 		Files: []uintptr{null.Fd(), w.Fd(), w.Fd()},
 		Sys:   &syscall.SysProcAttr{Setpgid: true},
@@ -40,14 +43,14 @@ func (c *capture) child(a attempt) (status int, err error) {
 	null.Close()
 	w.Close()
 	if err != nil {
-		return 0, fmt.Errorf("start %s: %w", a.argv[0], err)
+		return 0, err
 	}
 	relayed := make(chan struct{})
 	go func() {
 		defer close(relayed)
 		c.relay(r, a)
 	}()
-	ws, err := waitChild(pid, a.timeout)
+	ws, err := c.await(pid, died, a.timeout)
 	select { // its last words; a grandchild may hold the pipe open for ever
 	case <-relayed:
 	case <-time.After(time.Second):
@@ -61,62 +64,72 @@ func (c *capture) child(a attempt) (status int, err error) {
 	return ws.ExitStatus(), nil
 }
 
+// maxLine bounds a line that is relayed: a longer one becomes several.
+const maxLine = 4096
+
 // relay puts what an attempt says on the consoles. The kernel log of the last
 // resort goes at the consoles' own pace; other lines may be lost on slow ones.
-func (c *capture) relay(r *os.File, a attempt) {
-	lines := bufio.NewScanner(r)
-	for lines.Scan() {
+// It reads to the end whatever comes: an attempt must not wait for it.
+func (c *capture) relay(r io.Reader, a attempt) {
+	defer func() {
+		if e := recover(); e != nil {
+			c.logf("relay: panic: %v", e)
+		}
+	}()
+	lines := bufio.NewReaderSize(r, maxLine)
+	for {
+		line, _, err := lines.ReadLine()
 		switch {
+		case err != nil:
+			return
 		case a.console():
-			c.showWithin(lines.Text(), consolePatience)
-		case !c.kernelShows:
-			c.show("savecore: " + lines.Text())
+			c.log.plain(string(line), consolePatience)
+		default:
+			c.log.fromChild(string(line))
 		}
 	}
 }
 
-// waitChild reaps children until pid is among them. After timeout it kills
-// pid's process group.
-func waitChild(pid int, timeout time.Duration) (unix.WaitStatus, error) {
-	died := make(chan unix.WaitStatus, 1)
-	go func() {
-		for {
-			var ws unix.WaitStatus
-			got, err := unix.Wait4(-1, &ws, 0, nil)
-			switch {
-			case err == unix.EINTR:
-			case err != nil:
-				return
-			case got == pid:
-				died <- ws
-				return
-			}
-		}
-	}()
+// consolePatience is how long a line may wait for a console that is behind.
+const consolePatience = 10 * time.Second
+
+// await waits for a process. After timeout it tells the process group to end,
+// and after that it kills it. What a process says that ended when it was told
+// to counts.
+func (c *capture) await(pid int, died <-chan death, timeout time.Duration) (unix.WaitStatus, error) {
 	select {
-	case ws := <-died:
-		return ws, nil
+	case d := <-died:
+		return d.status, d.err
 	case <-time.After(timeout):
 	}
-	if err := unix.Kill(-pid, unix.SIGKILL); err != nil {
-		return 0, fmt.Errorf("kill after %s: %w", timeout, err)
+	c.logf("not done after %s, told to end", timeout)
+	for _, s := range []struct {
+		signal unix.Signal
+		grace  time.Duration
+	}{{unix.SIGTERM, c.patience(endGrace)}, {unix.SIGKILL, c.patience(killGrace)}} {
+		_ = unix.Kill(-pid, s.signal) // ESRCH: it has just died, and died tells
+		select {
+		case d := <-died:
+			if d.err == nil && d.status.Exited() {
+				return d.status, nil
+			}
+			return 0, fmt.Errorf("not done after %s, killed", timeout)
+		case <-time.After(s.grace):
+		}
 	}
-	select {
-	case <-died:
-		return 0, fmt.Errorf("not done after %s, killed", timeout)
-	case <-time.After(killGrace):
-		return 0, fmt.Errorf("not done after %s and does not die, left behind", timeout)
-	}
+	return 0, fmt.Errorf("not done after %s and does not die, left behind", timeout)
 }
 
 // childEnv bounds the attempt's memory: its Go heap may take half of what is
-// available, so that page cache and kernel have the rest.
+// available, so that page cache and kernel have the rest. The first of two
+// equal names counts, and the kernel makes variables of unknown words of its
+// command line.
 func childEnv() []string {
-	env := append(os.Environ(), "PATH=/bbin", "GOGC=50")
+	env := []string{"PATH=/bbin", "GOGC=50"}
 	if kib := memAvailable(); kib > 0 {
 		env = append(env, fmt.Sprintf("GOMEMLIMIT=%dKiB", max(kib/2, 12<<10)))
 	}
-	return env
+	return append(env, os.Environ()...)
 }
 
 // memAvailable is MemAvailable of /proc/meminfo in KiB, 0 if it cannot be had.

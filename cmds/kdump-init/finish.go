@@ -1,6 +1,8 @@
 package main
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"syscall"
@@ -13,46 +15,86 @@ import (
 
 // Deadlines of the way out. Each part may hang on a dead disk or server.
 const (
+	sayTimeout     = 5 * time.Second
 	unmountTimeout = 20 * time.Second
 	syncTimeout    = 20 * time.Second
 	consoleFlush   = 3 * time.Second
 	rebootTimeout  = 10 * time.Second
+
+	wayOut = sayTimeout + 2*(endGrace+killGrace) + unmountTimeout + syncTimeout + 2*consoleFlush + 2*rebootTimeout
 )
 
+// machine is what finish does to the machine.
+type machine interface {
+	signalAll(sig unix.Signal) error // every process but PID 1
+	unmount(logf func(string, ...any)) error
+	sync() error
+	power(command int) error // reboot(2)
+	crash()                  // what is left if that is refused, or hangs
+}
+
 // finish ends the capture: it says in one line how it went, and reboots or does
-// what is configured instead. Only the first call does anything; it does not
-// return.
+// what is configured instead. Whoever calls it: the first call does the work,
+// and none returns.
 func (c *capture) finish(ok bool, how string) {
-	c.ended.Do(func() {
-		action := c.cfg.Final
-		if !ok {
-			action = c.cfg.Failure
-		}
-		word := "done"
-		if !ok {
-			word = "FAILED"
-		}
+	if c.ending.Swap(true) {
+		select {}
+	}
+	cfg := c.config()
+	action, word := cfg.Final, "done"
+	if !ok {
+		action, word = cfg.Failure, "FAILED"
+	}
+	limit := wayOut
+	if action == config.Shell {
+		limit += cfg.Timeout
+	}
+	// Should something here wait after all, or panic.
+	time.AfterFunc(limit, c.machine.crash)
+	defer c.machine.crash()
+	defer func() { _ = recover() }()
+
+	c.bounded(sayTimeout, func() error {
 		c.logf("%s: %s (%.1f s); next: %s", word, how, time.Since(c.start).Seconds(), action)
-		if action == config.Shell {
-			c.bounded(c.cfg.Timeout, c.shell)
-			action = config.Reboot
-		}
-		c.bounded(unmountTimeout, c.unmountTargets)
-		c.bounded(syncTimeout, func() error { unix.Sync(); return nil })
-		if c.consoles != nil {
-			c.consoles.Close(consoleFlush)
-			c.consoles = nil
-		}
-		c.bounded(rebootTimeout, func() error { return unix.Reboot(rebootCommand(action)) })
-		// Still here: reboot(2) refused or hangs in a driver's shutdown.
-		_ = os.WriteFile("/proc/sysrq-trigger", []byte("b"), 0)
+		return nil
 	})
-	select {} // the call that does the work never returns; others must not go on either
+	if action == config.Shell {
+		c.bounded(cfg.Timeout, c.shell)
+		action = config.Reboot
+	}
+	c.bounded(endGrace+killGrace, c.endChildren)
+	c.bounded(unmountTimeout, func() error { return c.machine.unmount(c.logf) })
+	c.bounded(syncTimeout, c.machine.sync)
+	c.bounded(2*consoleFlush, func() error { c.log.close(consoleFlush); return nil })
+	c.bounded(rebootTimeout, func() error { return c.machine.power(rebootCommand(action)) })
 }
 
 func (c *capture) bounded(timeout time.Duration, f func() error) {
 	if err := c.do(step{timeout: timeout, run: f}); err != nil {
-		c.logf("%v", err)
+		// Not here: what did not come back may hold what a line needs.
+		go c.logf("%v", err)
+	}
+}
+
+// endChildren ends an attempt that still runs, so that its target can be
+// unmounted, and whatever else there is.
+func (c *capture) endChildren() error {
+	var err error
+	if c.children.alive() > 0 {
+		err = c.machine.signalAll(unix.SIGTERM)
+		c.childless(c.patience(endGrace))
+	}
+	if err2 := c.machine.signalAll(unix.SIGKILL); err2 != unix.ESRCH {
+		err = errors.Join(err, err2)
+	}
+	c.childless(c.patience(killGrace))
+	return err
+}
+
+// childless waits until no child is left, or for limit.
+func (c *capture) childless(limit time.Duration) {
+	for end := time.Now().Add(limit); c.children.alive() > 0 && time.Now().Before(end); {
+		time.Sleep(20 * time.Millisecond)
 	}
 }
 
@@ -66,41 +108,85 @@ func rebootCommand(a config.Action) int {
 	return unix.LINUX_REBOOT_CMD_RESTART
 }
 
-// unmountTargets unmounts what a killed attempt left mounted.
-func (c *capture) unmountTargets() error {
-	mounts, err := os.ReadFile("/proc/self/mounts")
-	if err != nil {
-		return err
-	}
-	for line := range strings.Lines(string(mounts)) {
-		fields := strings.Fields(line)
-		if len(fields) < 2 || (fields[1] != mountDir && !strings.HasPrefix(fields[1], mountDir+"/")) {
-			continue
-		}
-		if err := unix.Unmount(fields[1], 0); err != nil {
-			c.logf("unmount %s: %v; detaching it", fields[1], err)
-			_ = unix.Unmount(fields[1], unix.MNT_DETACH)
-		}
-	}
-	return nil
-}
-
 // shell runs the emergency shell on the console until it ends.
 func (c *capture) shell() error {
+	timeout := c.config().Timeout
 	tty, err := os.OpenFile("/dev/console", os.O_RDWR, 0)
 	if err != nil {
 		return err
 	}
 	defer tty.Close()
-	c.logf("emergency shell; the machine reboots when it ends, or after %s", c.cfg.Timeout)
-	pid, err := syscall.ForkExec("/bbin/gosh", []string{"gosh"}, &syscall.ProcAttr{
-		Env:   append(os.Environ(), "PATH=/bbin"),
+	c.logf("emergency shell; the machine reboots when it ends, or after %s", timeout)
+	attr := &syscall.ProcAttr{
+		Env:   append([]string{"PATH=/bbin"}, os.Environ()...),
 		Files: []uintptr{tty.Fd(), tty.Fd(), tty.Fd()},
 		Sys:   &syscall.SysProcAttr{Setsid: true, Setctty: true},
-	})
+	}
+	argv := []string{"/bbin/gosh"}
+	pid, died, err := c.children.start(argv, attr)
+	if err != nil { // not every console can be a controlling terminal
+		attr.Sys.Setctty = false
+		pid, died, err = c.children.start(argv, attr)
+	}
 	if err != nil {
 		return err
 	}
-	_, err = waitChild(pid, c.cfg.Timeout)
+	_, err = c.await(pid, died, timeout)
 	return err
+}
+
+// kernel is the machine itself.
+type kernel struct{}
+
+func (kernel) signalAll(sig unix.Signal) error {
+	if os.Getpid() != 1 { // it would be everybody's
+		return errors.New("signal all processes: only PID 1 may")
+	}
+	return unix.Kill(-1, sig)
+}
+
+// unmount unmounts what a killed attempt left mounted.
+func (kernel) unmount(logf func(string, ...any)) error {
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		return err
+	}
+	for _, dir := range mountedBelow(string(mounts), mountDir) {
+		if err := unix.Unmount(dir, 0); err != nil {
+			logf("unmount %s: %v; detaching it", dir, err)
+			_ = unix.Unmount(dir, unix.MNT_DETACH)
+		}
+	}
+	return nil
+}
+
+// mountedBelow gives the mount points at dir and below it, the last one first.
+func mountedBelow(mounts, dir string) (list []string) {
+	for line := range strings.Lines(mounts) {
+		fields := strings.Fields(line)
+		if len(fields) >= 2 && (fields[1] == dir || strings.HasPrefix(fields[1], dir+"/")) {
+			list = append([]string{fields[1]}, list...)
+		}
+	}
+	return list
+}
+
+func (kernel) sync() error {
+	unix.Sync()
+	return nil
+}
+
+func (kernel) power(command int) error {
+	if err := unix.Reboot(command); err != nil {
+		return fmt.Errorf("reboot: %w", err)
+	}
+	return nil
+}
+
+// crash does without a kernel that is in order: SysRq-b, and then, without PID 1,
+// the kernel panics and panic= on its command line reboots.
+func (kernel) crash() {
+	go func() { _ = os.WriteFile("/proc/sysrq-trigger", []byte("b"), 0) }()
+	time.Sleep(rebootTimeout)
+	os.Exit(1)
 }

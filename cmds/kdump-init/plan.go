@@ -2,11 +2,13 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/ukdump/ukdump/pkg/config"
+	"github.com/ukdump/ukdump/pkg/targets"
 )
 
 // savecorePath is where gobusybox puts the command.
@@ -31,6 +33,15 @@ func (a attempt) String() string {
 
 // console says whether this is the last resort, the kernel log on the consoles.
 func (a attempt) console() bool { return a.argv[len(a.argv)-1] == "-" }
+
+// target is where it goes, without secrets.
+func (a attempt) target() string { return targets.Redacted(a.argv[len(a.argv)-1]) }
+
+// redacted is String without secrets, for logs.
+func (a attempt) redacted() string {
+	argv := append(slices.Clone(a.argv[:len(a.argv)-1]), a.target())
+	return attempt{argv: argv}.String()
+}
 
 // plan lists the attempts in order: each target of the configuration, and at
 // last the console, which can always take the kernel log.
