@@ -25,6 +25,7 @@ type Map struct {
 	MaxPFN vmcore.PFN         // number of bits in both
 	Level  Level              // what Keep was made for; weaker than asked where Notes says so
 	Counts [NumClasses]uint64 // pages of RAM by class
+	Absent uint64             // pages that Level keeps and the core's file lacks; set by Plan, not in Keep
 	Notes  []string           // what could not be read or believed, one line each, bounded
 }
 

@@ -71,6 +71,7 @@ type Core struct {
 	torn      bool     // a flattened file without its end
 	files     []*os.File
 	header    header
+	headerAt  int64 // of an ELF core
 	notes     notes
 	info      *vmcoreinfo.Info
 	pageShift uint
@@ -107,6 +108,7 @@ func openSource(src source) (*Core, error) {
 // load reads everything but the memory, from ELF headers at offset at.
 func (c *Core) load(at int64) (err error) {
 	c.shared = c.NewReader()
+	c.headerAt = at
 	if c.header, err = readHeader(c.shared, at, &c.skipped); err != nil {
 		return err
 	}
