@@ -8,4 +8,9 @@ require (
 	golang.org/x/sys v0.49.0
 )
 
+require (
+	github.com/anchore/go-lzo v0.1.1 // indirect
+	golang.org/x/crypto v0.58.0 // indirect
+)
+
 replace github.com/ukdump/ukdump => ../
