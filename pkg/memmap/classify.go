@@ -244,7 +244,7 @@ func (w *worker) page(buf []byte, pfn vmcore.PFN, sec section, vaddr uint64) vmc
 		next = min(pfn+1<<order, sec.End)
 	}
 	if l.isHead(buf) {
-		w.head, w.headClass = vaddr, headClass(class)
+		w.head, w.headClass = vaddr, l.tailClass(buf, class)
 	}
 	if l.poisoned(buf) {
 		w.set(pfn, pfn+1, HWPoison)
@@ -252,15 +252,6 @@ func (w *worker) page(buf []byte, pfn vmcore.PFN, sec section, vaddr uint64) vmc
 	}
 	w.set(pfn, next, class)
 	return next
-}
-
-// headClass is what a head's class means for its tails: a free block is not
-// compound.
-func headClass(c Class) Class {
-	if c == Free {
-		return Unknown
-	}
-	return c
 }
 
 // tail gives the class of a tail page, which is its head's. The word is a
@@ -286,7 +277,7 @@ func (w *worker) tail(word, vaddr uint64) Class {
 		w.note("struct page %#x: its compound head %#x is none", vaddr, head)
 		return Unknown
 	}
-	w.headClass = headClass(w.layout.classify(w.headBuf))
+	w.headClass = w.layout.tailClass(w.headBuf, w.layout.classify(w.headBuf))
 	return w.headClass
 }
 

@@ -173,6 +173,10 @@ func everyClass(d *description) {
 	d.page(User, 0x1a01, 1, "compound_dtor=%#x", 9<<8|2)
 	d.compound(User, 0x1c00, 9, fmt.Sprintf("flags=%#x mapping=1", pgHead|pgLRU))
 	d.page(HWPoison, 0x1c05, 1, "flags=%#x", pgHWPoison)
+	d.compound(HWPoison, 0x5400, 9, fmt.Sprintf("flags=%#x _mapcount=-1", pgHead|pgHWPoison)) // hugetlb: any page of it
+	d.page(HWPoison, 0x5401, 1, "compound_dtor=%#x", 9<<8|2)
+	d.compound(User, 0x5600, 9, fmt.Sprintf("flags=%#x mapping=1", pgHead|pgLRU|pgHWPoison)) // THP: the head alone
+	d.is(HWPoison, 0x5600, 1)
 	d.compound(Kernel, 0x1e00, 3, fmt.Sprintf("flags=%#x mapping=1", pgHead|pgSlab))
 	d.compound(Cache, 0x1e08, 2, fmt.Sprintf("flags=%#x mapping=%s", pgHead|pgLRU, mapping))
 	d.compound(User, 0x2000, 13, fmt.Sprintf("flags=%#x mapping=1", pgHead|pgLRU)) // two sections
@@ -246,6 +250,26 @@ func TestWorkersAgree(t *testing.T) {
 		if !slices.Equal(m.Keep, one.Keep) || m.Counts != one.Counts || len(m.Notes) != len(one.Notes) {
 			t.Errorf("%d workers: %v %v, want %v %v", workers, m.Counts, m.Notes, one.Counts, one.Notes)
 		}
+	}
+}
+
+// The tails in the second section find a head that no worker has at hand. Both
+// forms of the hugetlb mark: beside the head, and as a page type (6.12).
+func TestPoisonedGigantic(t *testing.T) {
+	for name, tt := range map[string]struct{ info, head string }{
+		"dtor": {"", "_mapcount=-1"},
+		"type": {"info NUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)=0xf0000000\ninfo NUMBER(PAGE_HUGETLB_MAPCOUNT_VALUE)=0xf4000000\n", "_mapcount=0xf4000000"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := &description{base: vmemmap}
+			d.WriteString(machine("extreme") + tt.info)
+			d.compound(HWPoison, 0x2000, 13, fmt.Sprintf("flags=%#x %s", pgHead|pgHWPoison, tt.head))
+			d.page(HWPoison, 0x2001, 1, "compound_dtor=%#x", 13<<8|2)
+			core := openCore(t, d.String())
+			for _, level := range []Level{0, LevelMax} {
+				checkMap(t, core, classify(t, core, Options{Level: level, Workers: 2}), d.wanted(core))
+			}
+		})
 	}
 }
 

@@ -129,6 +129,27 @@ func (p *pageReader) classify(page []byte) Class {
 	return Kernel
 }
 
+// tailClass is what class c of a compound page's head means for its tails. page is
+// as for classify. A free block is not compound. A poisoned hugetlb page may be
+// broken in any of its pages: they are listed in memory behind the head, and only
+// the head has the flag, since Linux commit 161df60e9e89 ("mm, hwpoison, hugetlb:
+// support saving mechanism of raw error pages") (in v6.1).
+func (p *pageReader) tailClass(page []byte, c Class) Class {
+	switch {
+	case c == Free:
+		return Unknown
+	case c == User && p.poisoned(page) && p.isHugetlb(page):
+		return HWPoison
+	}
+	return c
+}
+
+// isHugetlb looks at a head of class User. No other type of page is User.
+func (p *pageReader) isHugetlb(page []byte) bool {
+	_, typed := p.types.class(p.order.Uint32(page[p.mapcount:]))
+	return typed || p.hugetlb.match(p.order, page)
+}
+
 // layoutError is a VMCOREINFO value that cannot be true.
 type layoutError struct {
 	key   string
