@@ -15,7 +15,7 @@ import (
 type Files struct {
 	Flattened bool               // at least one of them
 	Torn      bool               // at least one flattened file has no end
-	Parts     []*kdumpfile.Kdump // sorted by pfn; nil: an ELF core
+	Parts     []*kdumpfile.Kdump // of a split dump, or its only file; nil: an ELF core
 }
 
 // OpenFiles opens a core of any kind: ELF or kdump-compressed, either of them

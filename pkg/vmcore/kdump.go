@@ -1,7 +1,6 @@
 package vmcore
 
 import (
-	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -23,32 +22,34 @@ const maxRanges = 1 << 20
 // maxCPUs is what a header may say; Linux has at most 8192.
 const maxCPUs = 1 << 16
 
-// kdumpFile is a kdump-compressed file, or the parts of a split one.
+// kdumpFile is a dump in the kdump-compressed format.
 type kdumpFile struct {
-	parts     []*kdumpfile.Kdump // disjoint, sorted by pfn
+	dump      *kdumpfile.Kdump
+	parts     []*kdumpfile.Kdump // as they were given
 	flattened bool
-	missing   bool // of some pfns there is no part
 }
 
 // loadKdump is what load is for ELF. There are no segments, and so no virtual
 // addresses of them: the page tables tell them all.
 func (c *Core) loadKdump(parts []*kdumpfile.Kdump, flattened bool) error {
-	k := &kdumpFile{parts: parts, flattened: flattened}
-	if err := k.join(&c.skipped); err != nil {
+	dump, err := kdumpfile.OpenSplit(parts, false)
+	if errors.Is(err, kdumpfile.ErrPartMissing) {
+		c.skipped.add("%v", err)
+		dump, err = kdumpfile.OpenSplit(parts, true)
+	}
+	if err != nil {
 		return err
 	}
-	c.pages = k
-	first := parts[0]
-	h := first.Header()
+	c.pages = &kdumpFile{dump, parts, flattened}
+	h := dump.Header()
 	c.header.machine = machineNamed(h.Machine)
-	c.notes = kdumpNotes(first, &c.header, &c.skipped)
+	c.notes = kdumpNotes(dump, &c.header, &c.skipped)
 	c.info = vmcoreinfo.Parse(c.notes.vmcoreinfo())
 	c.pageShift = uint(bits.TrailingZeros(uint(h.BlockSize)))
 	if size, ok := c.info.PageSize(); ok && size != uint64(h.BlockSize) {
 		c.skipped.add("vmcoreinfo PAGESIZE %d: the file has blocks of %d", size, h.BlockSize)
 	}
-	var err error
-	if c.ranges, err = kdumpRanges(first); err != nil {
+	if c.ranges, err = kdumpRanges(dump); err != nil {
 		return err
 	}
 	c.cpus = min(h.NumCPUs, maxCPUs)
@@ -58,47 +59,6 @@ func (c *Core) loadKdump(parts []*kdumpfile.Kdump, flattened bool) error {
 		c.physBase = h.PhysBase
 	}
 	return nil
-}
-
-// join sorts the parts and makes sure that they are of one dump.
-func (k *kdumpFile) join(skip *skipList) error {
-	slices.SortFunc(k.parts, func(a, b *kdumpfile.Kdump) int {
-		x, _, _ := a.Split()
-		y, _, _ := b.Split()
-		return cmp.Compare(x, y)
-	})
-	first := k.parts[0].Header()
-	at := uint64(0)
-	for i, p := range k.parts {
-		start, end, split := p.Split()
-		h := p.Header()
-		switch {
-		case len(k.parts) > 1 && !split:
-			return fmt.Errorf("one of %d files is a whole dump, not a part of one", len(k.parts))
-		case i > 0 && start < at:
-			return fmt.Errorf("two parts have pfn %#x", start)
-		case !sameDump(&h, &first):
-			return errors.New("the files are parts of different dumps")
-		case start > at:
-			k.absent(skip, at, start)
-		}
-		at = end
-	}
-	if at < first.MaxPFN {
-		k.absent(skip, at, first.MaxPFN)
-	}
-	return nil
-}
-
-func (k *kdumpFile) absent(skip *skipList, start, end uint64) {
-	k.missing = true
-	skip.add("split dump: the part with pfns %#x to %#x is missing", start, end-1)
-}
-
-// sameDump compares what all parts of a dump have in common.
-func sameDump(a, b *kdumpfile.Header) bool {
-	return a.MaxPFN == b.MaxPFN && a.BlockSize == b.BlockSize && a.Time.Equal(b.Time) &&
-		a.Nodename == b.Nodename && a.Release == b.Release && a.Version == b.Version && a.Machine == b.Machine
 }
 
 // kdumpNotes takes the notes of the file; before header version 4 it has the
@@ -151,77 +111,30 @@ func kdumpRanges(k *kdumpfile.Kdump) ([]Range, error) {
 	return slices.Clip(ranges), nil
 }
 
-func (k *kdumpFile) incomplete() bool {
-	return k.missing || slices.ContainsFunc(k.parts, (*kdumpfile.Kdump).Incomplete)
-}
+func (k *kdumpFile) incomplete() bool { return k.dump.Incomplete() }
 
-// dropAbsent goes by the 2nd bitmap of each part for the pfns that the part has.
 func (k *kdumpFile) dropAbsent(b kdumpfile.Bitmap) error {
-	at := uint64(0)
-	for _, p := range k.parts {
-		start, end, _ := p.Split()
-		b.ClearRange(at, start)
-		at = end
-		has, err := p.Dumped()
-		if err != nil {
-			return err
-		}
-		for pfn := start; pfn < end; {
-			next, ok := has.Next(pfn)
-			if !ok || next > end {
-				next = end
-			}
-			b.ClearRange(pfn, next)
-			pfn = min(has.NextClear(next), end)
-		}
+	has, err := k.dump.Dumped()
+	if err != nil {
+		return err
 	}
-	b.ClearRange(at, uint64(len(b))*8)
+	n := min(len(b), len(has))
+	for i := range n {
+		b[i] &= has[i]
+	}
+	clear(b[n:])
 	return nil
 }
 
-// kdumpReader reads the parts for one goroutine.
-type kdumpReader struct {
-	parts   []*kdumpfile.Kdump
-	readers []*kdumpfile.PageReader // made when they are needed
-	last    int                     // part used last
-}
+// kdumpReader gives errors of this package.
+type kdumpReader struct{ *kdumpfile.PageReader }
 
-func (k *kdumpFile) newReader() pageReader {
-	return &kdumpReader{parts: k.parts, readers: make([]*kdumpfile.PageReader, len(k.parts))}
-}
+func (k *kdumpFile) newReader() pageReader { return kdumpReader{k.dump.NewReader()} }
 
-func (r *kdumpReader) ReadPage(pfn uint64, page []byte) error {
-	if !r.has(r.last, pfn) {
-		i := slices.IndexFunc(r.parts, func(k *kdumpfile.Kdump) bool { _, end, _ := k.Split(); return pfn < end })
-		if i < 0 || !r.has(i, pfn) {
-			return ErrExcluded
-		}
-		r.last = i
-	}
-	d := r.readers[r.last]
-	if d == nil {
-		d = r.parts[r.last].NewReader()
-		r.readers[r.last] = d
-	}
-	err := d.ReadPage(pfn, page)
+func (r kdumpReader) ReadPage(pfn uint64, page []byte) error {
+	err := r.PageReader.ReadPage(pfn, page)
 	if errors.Is(err, kdumpfile.ErrExcluded) {
 		return ErrExcluded
 	}
 	return err
-}
-
-// has reports whether part i is the one for pfn.
-func (r *kdumpReader) has(i int, pfn uint64) bool {
-	start, end, _ := r.parts[i].Split()
-	return pfn >= start && pfn < end
-}
-
-func (r *kdumpReader) Close() error {
-	var errs []error
-	for _, d := range r.readers {
-		if d != nil {
-			errs = append(errs, d.Close())
-		}
-	}
-	return errors.Join(errs...)
 }
