@@ -139,7 +139,7 @@ func (c *conn) acked() uint64 {
 
 func (c *conn) explain(err error) error {
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return transient(fmt.Errorf("no progress for %v: %w", c.stall, err), "")
+		return fmt.Errorf("no progress for %v: %w", c.stall, os.ErrDeadlineExceeded)
 	}
 	return err
 }

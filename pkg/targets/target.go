@@ -149,10 +149,10 @@ func schemes() []scheme {
 	return []scheme{
 		{name: "disk", form: "disk:///DIR?dev=LABEL=NAME", parse: parseDisk, open: openDisk},
 		{name: "file", form: "file:///DIR", parse: parseFile, open: openFile},
-		{name: "raw"},
+		{name: "raw", form: "raw:///dev/NAME", parse: parseRaw, open: openRaw},
 		{name: "nfs"},
 		{name: "cifs"},
-		{name: "sftp"},
+		{name: "sftp", form: "sftp://USER@HOST/DIR?key=FILE&known_hosts=FILE", parse: parseSFTP, open: openSFTP},
 		{name: "ftp"},
 		{name: "ftps"},
 	}

@@ -373,6 +373,9 @@ func isBracketed(authority string) bool {
 // redactWord blanks what stands behind a key that names a secret, in key=value
 // or in a list of options as in opts=uid=0,pass=x.
 func redactWord(w string) string {
+	if strings.HasPrefix(w, "password-file=/") {
+		return w // where it stands is none
+	}
 	if plain, err := url.PathUnescape(w); err == nil && plain != w && secretAt(plain) >= 0 && secretAt(w) < 0 {
 		return "xxxxx"
 	}

@@ -91,6 +91,8 @@ func TestRedacted(t *testing.T) {
 		"ftp://u:p%40w@h/?a=b":              "ftp://u:xxxxx@h/?a=b",
 		"cifs://h/s?password=abc&vers=3":    "cifs://h/s?password=xxxxx&vers=3",
 		"cifs://h/s?PassWord=a=b":           "cifs://h/s?PassWord=xxxxx",
+		"cifs://h/s?password-file=/a/b":     "cifs://h/s?password-file=/a/b",
+		"cifs://h/s?password-file=secret":   "cifs://h/s?password-file=xxxxx",
 		"nfs://h/s?opts=uid=0,pass=abc,x=1": "nfs://h/s?opts=uid=0,pass=xxxxx,x=1",
 		"nfs://h/s?opts=uid=0%2Cpass%3Dabc": "nfs://h/s?xxxxx",
 		"user:pw@host":                      "user:xxxxx@host",
