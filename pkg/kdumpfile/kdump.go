@@ -196,6 +196,11 @@ type pfnRange struct{ start, end uint64 }
 // consistent for the pages before the last flush: their data are written first,
 // then their descriptors, then their bits of the 2nd bitmap, which begins as
 // zeros; and the header says incomplete until Finish.
+//
+// Over a Flattener the header says complete from the start, and that it is not is
+// told by the missing end marker: crash looks for a segment that has a byte, not
+// for the last of them (read_flattened_format() in its makedumpfile.c), so that
+// nothing can be written again.
 type KdumpWriter struct {
 	w      io.WriterAt
 	h      Header
@@ -204,6 +209,7 @@ type KdumpWriter struct {
 	codecs Codec // flags of the pages written
 	crc    *crc32.Table
 	dedup  *dedup // nil: off
+	once   bool   // nothing may be written a second time
 
 	*pageBuffers
 	dataAt int64 // file offset of data[0]
@@ -249,11 +255,18 @@ func NewKdumpWriter(w io.WriterAt, h Header, ram Bitmap, maxKept uint64) (*Kdump
 func newKdumpWriter(w io.WriterAt, h Header, ram Bitmap, maxKept uint64, part *pfnRange) *KdumpWriter {
 	k := &KdumpWriter{w: w, h: h, l: newLayout(&h, maxKept), max: maxKept, crc: crc32.MakeTable(crc32.Castagnoli)}
 	k.dataAt, k.descAt = k.l.data, k.l.descs
-	k.write(encodeHeader(&h, k.l, statusIncomplete), 0)
+	_, k.once = w.(*Flattener)
+	status := uint32(statusIncomplete)
+	if k.once {
+		status = uint32(h.Codec)
+	}
+	k.write(encodeHeader(&h, k.l, status), 0)
 	k.write(encodeSubHeader(&h, k.l, part), k.l.block)
 	k.write(ram[:min(int64(len(ram)), k.l.bitmapBytes)], k.l.bitmap1)
-	// The last byte before the data, so that the maps and descriptors exist as zeros.
-	k.write([]byte{0}, k.l.data-1)
+	if !k.once {
+		// The last byte before the data, so that the maps and descriptors exist as zeros.
+		k.write([]byte{0}, k.l.data-1)
+	}
 	return k
 }
 
@@ -327,13 +340,13 @@ func (k *KdumpWriter) describe(pfn uint64, at place, d Desc) {
 	k.bitsTo = pfn + 1
 	k.codecs |= Codec(d.Flags)
 	if len(k.descs) == cap(k.descs) {
-		k.flush()
+		k.flush(false)
 	}
 }
 
 // moveBits makes the window of the 2nd bitmap begin at pfn.
 func (k *KdumpWriter) moveBits(pfn uint64) {
-	k.flush()
+	k.flush(true)
 	clear(k.bits)
 	k.bitsAt = pfn &^ 63
 	k.bitsFrom = pfn
@@ -345,24 +358,30 @@ func (k *KdumpWriter) flushData() {
 	k.data = k.data[:0]
 }
 
-// flush brings the file up to the last page taken.
-func (k *KdumpWriter) flush() {
+// flush brings the file up to the last page taken. Where nothing may be written
+// twice, that leaves out the last byte of the 2nd bitmap if it is not full yet,
+// unless nothing more comes to this window of it.
+func (k *KdumpWriter) flush(last bool) {
 	k.flushData()
 	k.write(k.descs, k.descAt)
 	k.descAt += int64(len(k.descs))
 	k.descs = k.descs[:0]
-	if k.bitsFrom >= k.bitsTo {
+	to := k.bitsTo
+	if k.once && !last {
+		to &^= 7
+	}
+	if k.bitsFrom >= to {
 		return
 	}
 	from := k.bitsFrom / 8
-	p := k.bits[from-k.bitsAt/8 : (k.bitsTo+7)/8-k.bitsAt/8]
+	p := k.bits[from-k.bitsAt/8 : (to+7)/8-k.bitsAt/8]
 	k.write(p, k.l.bitmap2+int64(from))
 	for _, w := range k.others {
 		if k.err == nil {
 			_, k.err = w.WriteAt(p, k.l.bitmap2+int64(from))
 		}
 	}
-	k.bitsFrom = k.bitsTo
+	k.bitsFrom = to
 }
 
 // syncer is what an output may have besides WriteAt.
@@ -386,9 +405,14 @@ func (k *KdumpWriter) complete(codecs Codec) {
 // Finish writes the rest, makes it durable where the output can, and only then
 // marks the header complete.
 func (k *KdumpWriter) Finish() error {
-	k.flush()
+	k.flush(true)
 	k.sync()
-	k.complete(k.codecs)
+	switch {
+	case !k.once:
+		k.complete(k.codecs)
+	case k.kept == 0: // so that the maps exist as zeros
+		k.write([]byte{0}, k.l.data-1)
+	}
 	if k.err == nil {
 		k.err = errFinished
 		return nil

@@ -51,10 +51,11 @@ type Kdump struct {
 	summed     bool // page_flags are pageFlags
 	crc        *crc32.Table
 
+	ram     mapSource // the 1st bitmap
 	dumped  mapSource // the 2nd bitmap, or which pages Salvage found
 	granule uint64    // bits per entry of ranks
 	ranks   []uint64  // set bits of dumped from start to the entry's first bit; the last is their number
-	skips   []skip    // of Salvage
+	skips   []skip    // sorted
 }
 
 // mapSource is where a bitmap is.
@@ -67,11 +68,15 @@ type mapSource struct {
 // to 6, 64 bit and little endian. A flattened file needs OpenFlattened first. An
 // incomplete one opens for the pages it has.
 func OpenKdump(r io.ReaderAt, size int64) (*Kdump, error) {
-	k := &Kdump{r: r, size: size, crc: crc32.MakeTable(crc32.Castagnoli)}
+	k := newKdump(r, size)
 	if err := k.open(); err != nil {
 		return nil, fmt.Errorf("open dump: %w", err)
 	}
 	return k, nil
+}
+
+func newKdump(r io.ReaderAt, size int64) *Kdump {
+	return &Kdump{r: r, size: size, crc: crc32.MakeTable(crc32.Castagnoli)}
 }
 
 func (k *Kdump) open() error {
@@ -98,7 +103,7 @@ func (k *Kdump) open() error {
 	if err := k.readMark(); err != nil {
 		return err
 	}
-	k.dumped = mapSource{k.r, k.l.bitmap2, k.size}
+	k.ram, k.dumped = mapSource{k.r, k.l.bitmap1, k.size}, mapSource{k.r, k.l.bitmap2, k.size}
 	return k.buildIndex()
 }
 
@@ -180,8 +185,11 @@ func (k *Kdump) placeMaps() error {
 		l.bitmap2 += l.bitmapBytes
 	}
 	l.descs = l.bitmap1 + l.mapBlks*l.block
-	if l.bitmapBytes < one*l.block || l.bitmap2+one*l.block > k.size {
-		return fmt.Errorf("bitmaps of %d blocks for %#x pfns in %#x bytes: %w", l.mapBlks, k.h.MaxPFN, k.size, ErrCorrupt)
+	if l.bitmapBytes < one*l.block {
+		return fmt.Errorf("bitmaps of %d blocks for %#x pfns: %w", l.mapBlks, k.h.MaxPFN, ErrCorrupt)
+	}
+	if l.bitmap2+one*l.block > k.size {
+		return fmt.Errorf("bitmaps up to %#x in %#x bytes: %w", l.descs, k.size, io.ErrUnexpectedEOF)
 	}
 	return nil
 }
@@ -253,6 +261,23 @@ func (s mapSource) count(w *window, start, end uint64) (n uint64, err error) {
 	return n, nil
 }
 
+// next gives the first set bit from pfn to end.
+func (s mapSource) next(w *window, pfn, end uint64) (next uint64, ok bool, err error) {
+	for pfn < end {
+		at := pfn &^ 63
+		n := min(mapWindow*8, end-at)
+		p, err := w.get(s.at+int64(at/8), int(n+7)/8)
+		if err != nil {
+			return 0, false, fmt.Errorf("read 2nd bitmap: %w", err)
+		}
+		if i, found := Bitmap(p).Next(pfn - at); found && at+i < end {
+			return at + i, true, nil
+		}
+		pfn = at + n
+	}
+	return 0, false, nil
+}
+
 // onesFrom counts the bits of [from, to) that are not below start; p begins with
 // bit from, a multiple of 8.
 func onesFrom(p []byte, start, from, to uint64) uint64 {
@@ -305,10 +330,9 @@ func (k *Kdump) files() []*Kdump {
 	return []*Kdump{k}
 }
 
-// RAM reads the 1st bitmap: MaxPFN/8 bytes.
+// RAM reads the 1st bitmap, the pages that the machine had: MaxPFN/8 bytes.
 func (k *Kdump) RAM() (Bitmap, error) {
-	first := k.files()[0]
-	return first.bitmap(mapSource{first.r, first.l.bitmap1, first.size})
+	return k.files()[0].bitmap(k.files()[0].ram)
 }
 
 // Dumped gives the pages that can be read: MaxPFN/8 bytes. That is the 2nd

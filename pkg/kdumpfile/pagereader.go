@@ -99,20 +99,7 @@ func (r *PageReader) Next(pfn uint64) (next uint64, ok bool, err error) {
 		}
 		return 0, false, nil
 	}
-	pfn = max(pfn, r.k.start)
-	for pfn < r.k.end {
-		at := pfn &^ 63
-		n := min(mapWindow*8, r.k.end-at)
-		p, err := r.bits.get(r.k.dumped.at+int64(at/8), int(n+7)/8)
-		if err != nil {
-			return 0, false, fmt.Errorf("read 2nd bitmap: %w", err)
-		}
-		if i, found := Bitmap(p).Next(pfn - at); found && at+i < r.k.end {
-			return at + i, true, nil
-		}
-		pfn = at + n
-	}
-	return 0, false, nil
+	return r.k.dumped.next(&r.bits, max(pfn, r.k.start), r.k.end)
 }
 
 // rank counts the pages of the file before pfn: the place of its descriptor.

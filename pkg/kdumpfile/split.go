@@ -92,7 +92,7 @@ func (s *SplitWriter) Batch(b *Batch) error {
 // next goes on to the next file, with the buffers of this one.
 func (s *SplitWriter) next() {
 	k := s.parts[s.at]
-	k.flush()
+	k.flush(true)
 	clear(k.bits)
 	s.fail(k.err)
 	if s.at++; s.at < len(s.parts) && k.dedup != nil {
