@@ -134,6 +134,8 @@ type worker struct {
 	head      uint64 // vaddr of the compound head that headClass belongs to
 	headClass Class
 	headBuf   []byte // two struct pages
+
+	freeEnd vmcore.PFN // end of the free block that is looked at page by page
 }
 
 func newWorker(s *scan) *worker {
@@ -225,12 +227,12 @@ func (w *worker) unreadable(sec section, start vmcore.PFN, vaddr, n uint64) vmco
 func (w *worker) page(buf []byte, pfn vmcore.PFN, sec section, vaddr uint64) vmcore.PFN {
 	l := w.layout
 	next := pfn + 1
+	if pfn < w.freeEnd {
+		w.set(pfn, next, l.unlessPoisoned(buf, Free))
+		return next
+	}
 	if c := l.u64(buf, l.compound); c&1 != 0 {
-		if l.poisoned(buf) {
-			w.set(pfn, next, HWPoison)
-		} else {
-			w.set(pfn, next, w.tail(c, vaddr))
-		}
+		w.set(pfn, next, l.unlessPoisoned(buf, w.tail(c, vaddr)))
 		return next
 	}
 	class := l.classify(buf[:min(uint64(len(buf)), 2*l.size)])
@@ -242,15 +244,17 @@ func (w *worker) page(buf []byte, pfn vmcore.PFN, sec section, vaddr uint64) vmc
 			return next
 		}
 		next = min(pfn+1<<order, sec.End)
+		if !w.m.Level.Excludes(Free) {
+			// Its pages will be read, and one of them may have been poisoned
+			// before it was freed (seen on 5.10): each has its own flag.
+			w.freeEnd, next = next, pfn+1
+		}
 	}
 	if l.isHead(buf) {
 		w.head, w.headClass = vaddr, l.tailClass(buf, class)
 	}
-	if l.poisoned(buf) {
-		w.set(pfn, pfn+1, HWPoison)
-		pfn++
-	}
-	w.set(pfn, next, class)
+	w.set(pfn, pfn+1, l.unlessPoisoned(buf, class))
+	w.set(pfn+1, next, class)
 	return next
 }
 

@@ -253,6 +253,25 @@ func TestWorkersAgree(t *testing.T) {
 	}
 }
 
+// A page that was poisoned before it was freed is inside a free block on 5.10. A
+// level that keeps free pages must not read it; one that does not need not look.
+func TestPoisonedInFreeBlock(t *testing.T) {
+	d := &description{base: vmemmap}
+	d.WriteString(machine("extreme"))
+	d.free(1024, 10) // begins with the last struct page of a read
+	d.page(HWPoison, 1025, 1, "flags=%#x", pgHWPoison)
+	d.page(HWPoison, 2047, 1, "flags=%#x", pgHWPoison)
+	d.page(HWPoison, 2049, 1, "flags=%#x", pgHWPoison) // behind it
+	core := openCore(t, d.String())
+	for level := range LevelFree {
+		checkMap(t, core, classify(t, core, Options{Level: level, Workers: 2}), d.wanted(core))
+	}
+	m := classify(t, core, Options{Level: LevelFree, Workers: 2})
+	if m.Counts[HWPoison] != 1 || m.Counts[Free] != 1024 || m.Keep.Get(1025) || m.Keep.Get(2047) {
+		t.Errorf("level 16: counts %v", m.Counts)
+	}
+}
+
 // The tails in the second section find a head that no worker has at hand. Both
 // forms of the hugetlb mark: beside the head, and as a page type (6.12).
 func TestPoisonedGigantic(t *testing.T) {

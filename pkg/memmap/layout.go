@@ -100,6 +100,14 @@ func (p *pageReader) isHead(page []byte) bool { return p.u64(page, p.flags)&p.he
 // compound page is on its own.
 func (p *pageReader) poisoned(page []byte) bool { return p.u64(page, p.flags)&p.hwpoison != 0 }
 
+// unlessPoisoned is class c, or HWPoison.
+func (p *pageReader) unlessPoisoned(page []byte, c Class) Class {
+	if p.poisoned(page) {
+		return HWPoison
+	}
+	return c
+}
+
 // classify decides the class of a page that is not the tail of a compound
 // page, poisoned or not. page holds its struct page and, if there is one, the struct page after
 // it, where older kernels keep what is true of the whole compound page.
