@@ -236,15 +236,14 @@ func (w *worker) page(buf []byte, pfn vmcore.PFN, sec section, vaddr uint64) vmc
 		return next
 	}
 	class := l.classify(buf[:min(uint64(len(buf)), 2*l.size)])
-	if class == Free {
-		order := l.u64(buf, l.private)
+	if order, block := l.blockOrder(buf, class); block {
 		if order >= l.orders || uint64(pfn)&(1<<order-1) != 0 {
-			w.note("pfn %#x: free block of order %d cannot be", pfn, order)
+			w.note("pfn %#x: %v block of order %d cannot be", pfn, class, order)
 			w.set(pfn, next, Unknown)
 			return next
 		}
 		next = min(pfn+1<<order, sec.End)
-		if !w.m.Level.Excludes(Free) {
+		if !w.m.Level.Excludes(class) {
 			// Its pages will be read, and one of them may have been poisoned
 			// before it was freed (seen on 5.10): each has its own flag.
 			w.freeEnd, next = next, pfn+1

@@ -272,6 +272,22 @@ func TestPoisonedInFreeBlock(t *testing.T) {
 	}
 }
 
+// Only the first page of unaccepted memory (6.16) has the type: the others look as
+// a page of the kernel's does, and reading them ends a confidential guest.
+func TestUnaccepted(t *testing.T) {
+	d := &description{base: vmemmap}
+	d.WriteString(machine("extreme") + "info NUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)=0xf0000000\ninfo NUMBER(PAGE_UNACCEPTED_MAPCOUNT_VALUE)=0xf7000000\n")
+	for _, pfn := range []uint64{1024, 0x1800, 0x5c00} { // over two reads; within one; at the end of RAM
+		d.page(Unaccepted, pfn, 1, "_mapcount=0xf7000000")
+		d.is(Unaccepted, pfn, 1024)
+	}
+	d.page(Unknown, 0x1401, 1, "_mapcount=0xf7000000") // not aligned
+	core := openCore(t, d.String())
+	for level := range LevelMax + 1 {
+		checkMap(t, core, classify(t, core, Options{Level: level, Workers: 2}), d.wanted(core))
+	}
+}
+
 // The tails in the second section find a head that no worker has at hand. Both
 // forms of the hugetlb mark: beside the head, and as a page type (6.12).
 func TestPoisonedGigantic(t *testing.T) {

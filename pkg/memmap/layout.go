@@ -137,6 +137,20 @@ func (p *pageReader) classify(page []byte) Class {
 	return Kernel
 }
 
+// blockOrder gives the order of the block of pages that a page begins which the
+// allocator has: the other pages of the block have nothing of it in their own
+// struct pages. Unaccepted memory always comes in blocks of the largest order
+// (__free_unaccepted() in mm/page_alloc.c).
+func (p *pageReader) blockOrder(page []byte, c Class) (order uint64, block bool) {
+	switch c {
+	case Free:
+		return p.u64(page, p.private), true
+	case Unaccepted:
+		return p.orders - 1, true
+	}
+	return 0, false
+}
+
 // tailClass is what class c of a compound page's head means for its tails. page is
 // as for classify. A free block is not compound. A poisoned hugetlb page may be
 // broken in any of its pages: they are listed in memory behind the head, and only
