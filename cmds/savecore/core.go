@@ -64,7 +64,7 @@ func (a *attempt) writeCore(ctx context.Context, m *memmap.Map, o dump.Options) 
 }
 
 func (a *attempt) dumpTo(ctx context.Context, f targets.File, guard *spaceGuard, m *memmap.Map, o dump.Options) (dump.Stats, error) {
-	out, finish, err := a.output(f, m)
+	out, finish, err := a.output(f, m, o.Codec)
 	if err != nil {
 		return dump.Stats{}, err
 	}
@@ -85,7 +85,7 @@ func (a *attempt) dumpTo(ctx context.Context, f targets.File, guard *spaceGuard,
 
 // output makes the writer for the format asked for; flattened where the target
 // cannot write at an offset.
-func (a *attempt) output(f targets.File, m *memmap.Map) (out kdumpfile.Output, finish func() error, err error) {
+func (a *attempt) output(f targets.File, m *memmap.Map, codec kdumpfile.Codec) (out kdumpfile.Output, finish func() error, err error) {
 	noop := func() error { return nil }
 	if a.o.format == "elf" {
 		out, err = kdumpfile.NewELFWriter(f, dump.ELFHeader(a.core, m), m.Ram, m.Keep)
@@ -98,7 +98,7 @@ func (a *attempt) output(f targets.File, m *memmap.Map) (out kdumpfile.Output, f
 	} else {
 		finish = noop
 	}
-	w, err := kdumpfile.NewKdumpWriter(at, dump.Header(a.core, m, a.uname), m.Ram, m.Keep.Count())
+	w, err := kdumpfile.NewKdumpWriter(at, dump.Header(a.core, m, a.uname, codec), m.Ram, m.Keep.Count())
 	return w, finish, err
 }
 

@@ -279,7 +279,7 @@ func (c *conversion) writer(out *output) (w kdumpfile.Output, finish func() erro
 		w, err = kdumpfile.NewELFWriter(to, dump.ELFHeader(c.core, c.m), c.m.Ram, c.m.Keep)
 		return w, finish, err
 	}
-	h := dump.Header(c.core, c.m, uname(c.core))
+	h := dump.Header(c.core, c.m, uname(c.core), c.o.codec)
 	h.DumpLevel |= int(earlierLevel(c.core))
 	kept := c.m.Keep.Count()
 	var k deduplicator

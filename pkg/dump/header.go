@@ -9,13 +9,13 @@ import (
 	"github.com/ukdump/ukdump/pkg/vmcore"
 )
 
-// Header is that of a kdump-compressed dump of what m keeps.
-func Header(core *vmcore.Core, m *memmap.Map, u triage.Uname) kdumpfile.Header {
+// Header is that of a kdump-compressed dump of what m keeps, with a codec.
+func Header(core *vmcore.Core, m *memmap.Map, u triage.Uname, codec kdumpfile.Codec) kdumpfile.Header {
 	off, size := core.VMCoreInfoNote()
 	return kdumpfile.Header{
 		Sysname: u.Sysname, Nodename: u.Nodename, Release: u.Release, Version: u.Version, Machine: u.Machine, Domainname: u.Domainname,
 		Time: CrashTime(core), BlockSize: 1 << core.PageShift(), MaxPFN: uint64(m.MaxPFN), NumCPUs: core.NumCPUs(),
-		DumpLevel: int(m.Level), PhysBase: core.PhysBase(), Notes: core.Notes(), VMCoreInfoOff: off, VMCoreInfoSize: size,
+		DumpLevel: int(m.Level), PhysBase: core.PhysBase(), Codec: codec, Notes: core.Notes(), VMCoreInfoOff: off, VMCoreInfoSize: size,
 	}
 }
 
