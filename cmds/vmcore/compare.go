@@ -104,7 +104,7 @@ func (c *comparison) run(e *env) error {
 	}
 	p := newProgress(e.stderr, "compare", 1<<a.PageShift())
 	defer p.end()
-	c.any = look.Count()
+	c.looked = look.Count()
 	zero := make([]byte, 1<<a.PageShift())
 	_ = eachPage(e.ctx, look, c.o.workers, len(zero), c.cores[:], p, func(r []*vmcore.Reader, page [][]byte, pfn uint64) error {
 		c.page(r, page, zero, pfn)
@@ -180,7 +180,7 @@ func (c *comparison) print(w io.Writer, files []string) (different bool, err err
 		_, err = fmt.Fprintln(w, "VMCOREINFO differs")
 	}
 	if !different && err == nil {
-		_, err = fmt.Fprintf(w, "the same: %d pages of memory, %d of them compared\n", c.ram[0].Count(), c.any)
+		_, err = fmt.Fprintf(w, "the same: %d pages of memory, %d of them compared\n", c.ram[0].Count(), c.looked)
 	}
 	return different, err
 }

@@ -171,7 +171,7 @@ func convert(e *env, o convertOptions, ins []string, out string) (int, error) {
 	}
 	defer core.Close()
 	status, err := convertCore(e, o, core, ins, out)
-	if status == exitOK && lost > 0 {
+	if status == exitOK && (lost > 0 || core.Incomplete()) {
 		status = exitPartial
 	}
 	return status, err

@@ -21,8 +21,8 @@ func salvageCommand() command {
 		name: "salvage", args: "[flags] IN... OUT", brief: "save what a dump holds that is incomplete or damaged",
 		text: `Makes a whole dump of what IN holds, which may be cut off at any byte, be marked
 incomplete, have bad pages or lack parts of a split dump. What cannot be read is left out,
-counted, and the first of it told. Exit status: 0 all pages that IN promises are in OUT,
-1 nothing was written, 2 usage, 3 some are not.`,
+counted, and the first of it told. Exit status: 0 nothing was missing, 1 nothing was
+written, 2 usage, 3 pages are missing, or may be, as IN is incomplete.`,
 		setup: setupWhole(true),
 	}
 }
