@@ -235,8 +235,8 @@ func (a *attempt) saveCoreAt(ctx context.Context, level memmap.Level) (used memm
 		return m.Level, err
 	}
 	a.log.printf("classified %d pages in %.1f s: level %d keeps %d", m.Ram.Count(), time.Since(start).Seconds(), m.Level, m.Keep.Count())
-	a.log.printf("pages: %s", countsLine(m))
-	codec, codecLevel, err := parseCompress(a.o.compress)
+	a.log.printf("pages: %s", m.CountsLine())
+	codec, codecLevel, err := dump.ParseCompress(a.o.compress)
 	if err != nil {
 		return m.Level, err
 	}
@@ -250,20 +250,16 @@ func (a *attempt) saveCoreAt(ctx context.Context, level memmap.Level) (used memm
 // classify makes the map for level; where the kernel's data does not allow it,
 // for the weaker level that always works.
 func (a *attempt) classify(ctx context.Context, level memmap.Level) *memmap.Map {
-	m, err := memmap.Classify(ctx, a.core, memmap.Options{Level: level, Workers: a.o.workers})
-	if err == nil {
-		for _, n := range m.Notes {
-			a.log.printf("memory map: %s", n)
-		}
-		if err = memmap.SelfCheck(a.core, m); err == nil {
-			return m
-		}
-	} else if ctx.Err() != nil {
-		return memmap.Everything(a.core)
+	m, err := memmap.Plan(ctx, a.core, memmap.Options{Level: level, Workers: a.o.workers})
+	for _, n := range m.Notes {
+		a.log.printf("memory map: %s", n)
 	}
-	a.log.printf("degraded: dump level %d cannot be had, every page is kept: %v", level, err)
-	m = memmap.Everything(a.core)
-	m.Level = memmap.Weaker(level)
+	if err != nil && ctx.Err() == nil {
+		a.log.printf("degraded: %v", err)
+	}
+	if m.Absent > 0 {
+		a.log.printf("%d pages were left out of the core before", m.Absent)
+	}
 	return m
 }
 

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/ukdump/ukdump/pkg/dump"
@@ -32,6 +30,10 @@ func (a *attempt) writeCore(ctx context.Context, m *memmap.Map, o dump.Options) 
 			err = errors.Join(err, a.target.Remove(context.WithoutCancel(ctx), targets.IncompleteName(name)))
 		}
 		return err
+	}
+	if stats.Written == 0 && m.Absent > 0 {
+		f.Close()
+		return fmt.Errorf("none of %d pages is in the core", m.Absent)
 	}
 	if stats.Written == 0 && stats.Unreadable > 0 {
 		f.Close()
@@ -62,7 +64,7 @@ func (a *attempt) writeCore(ctx context.Context, m *memmap.Map, o dump.Options) 
 }
 
 func (a *attempt) dumpTo(ctx context.Context, f targets.File, guard *spaceGuard, m *memmap.Map, o dump.Options) (dump.Stats, error) {
-	out, finish, err := a.output(f, m)
+	out, finish, err := a.output(f, m, o.Codec)
 	if err != nil {
 		return dump.Stats{}, err
 	}
@@ -83,10 +85,10 @@ func (a *attempt) dumpTo(ctx context.Context, f targets.File, guard *spaceGuard,
 
 // output makes the writer for the format asked for; flattened where the target
 // cannot write at an offset.
-func (a *attempt) output(f targets.File, m *memmap.Map) (out kdumpfile.Output, finish func() error, err error) {
+func (a *attempt) output(f targets.File, m *memmap.Map, codec kdumpfile.Codec) (out kdumpfile.Output, finish func() error, err error) {
 	noop := func() error { return nil }
 	if a.o.format == "elf" {
-		out, err = kdumpfile.NewELFWriter(f, a.elfHeader(m), m.Ram, m.Keep)
+		out, err = kdumpfile.NewELFWriter(f, dump.ELFHeader(a.core, m), m.Ram, m.Keep)
 		return out, noop, err
 	}
 	at, ok := f.(io.WriterAt)
@@ -96,32 +98,8 @@ func (a *attempt) output(f targets.File, m *memmap.Map) (out kdumpfile.Output, f
 	} else {
 		finish = noop
 	}
-	w, err := kdumpfile.NewKdumpWriter(at, a.header(m), m.Ram, m.Keep.Count())
+	w, err := kdumpfile.NewKdumpWriter(at, dump.Header(a.core, m, a.uname, codec), m.Ram, m.Keep.Count())
 	return w, finish, err
-}
-
-func (a *attempt) header(m *memmap.Map) kdumpfile.Header {
-	u := a.uname
-	off, size := a.core.VMCoreInfoNote()
-	return kdumpfile.Header{
-		Sysname: u.Sysname, Nodename: u.Nodename, Release: u.Release, Version: u.Version, Machine: u.Machine, Domainname: u.Domainname,
-		Time: crashTime(a.core), BlockSize: 1 << a.core.PageShift(), MaxPFN: uint64(m.MaxPFN), NumCPUs: a.core.NumCPUs(),
-		DumpLevel: int(m.Level), PhysBase: a.core.PhysBase(), Notes: a.core.Notes(), VMCoreInfoOff: off, VMCoreInfoSize: size,
-	}
-}
-
-// parseCompress takes "zstd", "zstd:3", ...
-func parseCompress(s string) (kdumpfile.Codec, int, error) {
-	name, level, given := strings.Cut(s, ":")
-	codec, err := kdumpfile.ParseCodec(name)
-	if err != nil || !given {
-		return codec, 0, err
-	}
-	n, err := strconv.Atoi(level)
-	if err != nil {
-		return codec, 0, fmt.Errorf("compress %s: the level after the colon is not a number", s)
-	}
-	return codec, n, nil
 }
 
 // guardStep is how much may be written between two looks at the free space, and
@@ -196,15 +174,4 @@ func mib(n uint64) string {
 		return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20))
 	}
 	return fmt.Sprintf("%.1f KiB", float64(n)/(1<<10))
-}
-
-// countsLine lists the classes that occur, as "kernel 1234, free 99".
-func countsLine(m *memmap.Map) string {
-	var parts []string
-	for c := range memmap.NumClasses {
-		if n := m.Counts[c]; n > 0 {
-			parts = append(parts, fmt.Sprintf("%s %d", c, n))
-		}
-	}
-	return strings.Join(parts, ", ")
 }

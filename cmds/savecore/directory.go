@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ukdump/ukdump/pkg/dump"
 	"github.com/ukdump/ukdump/pkg/targets"
 	"github.com/ukdump/ukdump/pkg/triage"
 	"github.com/ukdump/ukdump/pkg/vmcore"
@@ -28,15 +29,7 @@ func directoryName(core *vmcore.Core, u triage.Uname) string {
 	if err != nil || len(boot) < 4 {
 		boot = fmt.Appendf(nil, "%04x", os.Getpid()&0xffff)
 	}
-	return hostName(u.Nodename) + "-" + crashTime(core).UTC().Format(timeForm) + "-" + string(boot[:4])
-}
-
-// crashTime is when the kernel crashed by its own clock, or now.
-func crashTime(core *vmcore.Core) time.Time {
-	if t, ok := core.Info().CrashTime(); ok {
-		return t
-	}
-	return time.Now()
+	return hostName(u.Nodename) + "-" + dump.CrashTime(core).UTC().Format(timeForm) + "-" + string(boot[:4])
 }
 
 // hostName makes a node name fit for a directory: letters, digits, dots, dashes.

@@ -18,6 +18,7 @@ import (
 
 	"github.com/ukdump/ukdump/internal/cmdline"
 	"github.com/ukdump/ukdump/pkg/config"
+	"github.com/ukdump/ukdump/pkg/dump"
 	"github.com/ukdump/ukdump/pkg/kdumpfile"
 	"github.com/ukdump/ukdump/pkg/memmap"
 	"github.com/ukdump/ukdump/pkg/targets"
@@ -138,9 +139,7 @@ func (o *options) check() error {
 			return err
 		}
 	}
-	if codec, level, err := parseCompress(o.compress); err != nil {
-		return fmt.Errorf("-%w", err)
-	} else if _, err := kdumpfile.NewCompressor(codec, level); err != nil {
+	if _, _, err := dump.ParseCompress(o.compress); err != nil {
 		return fmt.Errorf("-%w", err)
 	}
 	if !slices.Contains([]string{"kdump", "elf", "flat"}, o.format) {

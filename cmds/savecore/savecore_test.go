@@ -496,7 +496,7 @@ func TestOldMemory(t *testing.T) {
 // A core none of whose pages can be read is no dump.
 func TestNothingReadable(t *testing.T) {
 	r := save(t, t.TempDir(), vmcoretest.File(t, "info CRASHTIME=1763697600\nload 0 1M filesz=0"), "-reserve", "0")
-	r.want(t, exitNothing, "none of 256 pages could be read", "kernel log not saved")
+	r.want(t, exitNothing, "none of 256 pages is in the core", "kernel log not saved")
 }
 
 func TestTargetMissing(t *testing.T) {

@@ -3,6 +3,7 @@ package kdumpfile
 import (
 	"encoding/binary"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"time"
 )
@@ -45,7 +46,16 @@ const (
 	statusIncomplete = 8 // DUMP_DH_COMPRESSED_INCOMPLETE
 
 	descSize = 24 // page_desc: offset u64, size u32, flags u32, page_flags u64
+
+	// pageSumMark stands in the last bytes of block 0, which no reader looks at,
+	// where each page_flags is the CRC-32C of the page's data as they are in the file
+	// in the upper half, and the lower half of its pfn in the lower. makedumpfile
+	// writes 0 there, and makedumpfile, crash and libkdumpfile do not use it.
+	pageSumMark = "ukdump pfn crc32"
 )
+
+// pageFlags makes a page_flags.
+func pageFlags(pfn uint64, sum uint32) uint64 { return uint64(sum)<<32 | uint64(uint32(pfn)) }
 
 // Header is what a dump says of itself.
 type Header struct {
@@ -65,9 +75,8 @@ type Header struct {
 
 // Desc describes one page of a Batch: Size bytes of data; 0 is a page of zeros.
 type Desc struct {
-	Size      uint32
-	Flags     uint32 // Codec, 0 for a page as it is
-	PageFlags uint64
+	Size  uint32
+	Flags uint32 // Codec, 0 for a page as it is
 }
 
 // Batch is a run of pages in pfn order: PFNs[i] is described by Descs[i], and
@@ -131,11 +140,13 @@ func encodeHeader(h *Header, l layout, status uint32) []byte {
 	le.PutUint32(p[offBitmapBlocks:], uint32(l.mapBlks))
 	le.PutUint32(p[offMaxMapnr:], uint32(min(h.MaxPFN, 1<<32-1)))
 	le.PutUint32(p[offNrCPUs:], uint32(h.NumCPUs))
+	copy(p[l.block-int64(len(pageSumMark)):], pageSumMark)
 	return p
 }
 
-// encodeSubHeader makes block 1 and the notes behind it.
-func encodeSubHeader(h *Header, l layout) []byte {
+// encodeSubHeader makes block 1 and the notes behind it; part is nil for a
+// dump in one file.
+func encodeSubHeader(h *Header, l layout, part *pfnRange) []byte {
 	p := make([]byte, l.subBlocks*l.block)
 	le := binary.LittleEndian
 	notes := uint64(l.block + subHeaderSize)
@@ -148,6 +159,13 @@ func encodeSubHeader(h *Header, l layout) []byte {
 	if len(h.Notes) > 0 {
 		le.PutUint64(p[offNote:], notes)
 		le.PutUint64(p[offNoteSize:], uint64(len(h.Notes)))
+	}
+	if part != nil {
+		le.PutUint32(p[offSplit:], 1)
+		le.PutUint64(p[offStartPFN:], part.start)
+		le.PutUint64(p[offEndPFN:], part.end)
+		le.PutUint64(p[offStartPFN64:], part.start)
+		le.PutUint64(p[offEndPFN64:], part.end)
 	}
 	le.PutUint64(p[offMaxMapnr64:], h.MaxPFN)
 	copy(p[subHeaderSize:], h.Notes)
@@ -168,29 +186,58 @@ func (h *Header) check() error {
 const (
 	dataBuffer = 1 << 20
 	descBuffer = 8192 * descSize // descriptors between two flushes
+	bitsBuffer = 64 << 10        // of the 2nd bitmap: 2 GiB of pages of 4 KiB
 )
+
+// pfnRange is half open.
+type pfnRange struct{ start, end uint64 }
 
 // KdumpWriter writes the kdump-compressed format. The file is at every moment
 // consistent for the pages before the last flush: their data are written first,
 // then their descriptors, then their bits of the 2nd bitmap, which begins as
 // zeros; and the header says incomplete until Finish.
+//
+// Over a Flattener the header says complete from the start, and that it is not is
+// told by the missing end marker: crash looks for a segment that has a byte, not
+// for the last of them (read_flattened_format() in its makedumpfile.c), so that
+// nothing can be written again.
 type KdumpWriter struct {
 	w      io.WriterAt
 	h      Header
 	l      layout
 	err    error // sticky
 	codecs Codec // flags of the pages written
+	crc    *crc32.Table
+	dedup  *dedup // nil: off
+	once   bool   // nothing may be written a second time
 
-	data   []byte // of pages, not yet written
-	dataAt int64  // file offset of data[0]
-	descs  []byte // not yet written, whose pages are written or in data
-	descAt int64
+	*pageBuffers
+	dataAt int64 // file offset of data[0]
+	descAt int64 // and of descs[0]
 
-	bits      Bitmap // the 2nd bitmap
-	bitsFrom  uint64 // first pfn whose bit may not be on disk yet
-	bitsTo    uint64 // one past the last pfn taken
+	others    []io.WriterAt // get the bits, too: the other parts of a split dump
+	bitsAt    uint64        // pfn of the first of bits
+	bitsFrom  uint64        // first pfn whose bit may not be on disk yet
+	bitsTo    uint64        // one past the last pfn taken
 	kept, max uint64
-	zero      int64 // file offset of the page of zeros that all such pages share, 0: none yet
+	zero      place // of the page of zeros that all such pages share, offset 0: none yet
+}
+
+// pageBuffers are what a KdumpWriter has in hand.
+type pageBuffers struct {
+	data  []byte // of pages, not yet written
+	descs []byte // not yet written, whose pages are written or in data
+	bits  Bitmap // a window of the 2nd bitmap
+}
+
+func newPageBuffers() *pageBuffers {
+	return &pageBuffers{data: make([]byte, 0, dataBuffer), descs: make([]byte, 0, descBuffer), bits: make(Bitmap, bitsBuffer)}
+}
+
+// place is where a page's data are in the file, and their checksum.
+type place struct {
+	offset int64
+	sum    uint32
 }
 
 // NewKdumpWriter writes header, notes and ram (the 1st bitmap), and is then
@@ -199,15 +246,28 @@ func NewKdumpWriter(w io.WriterAt, h Header, ram Bitmap, maxKept uint64) (*Kdump
 	if err := h.check(); err != nil {
 		return nil, err
 	}
-	k := &KdumpWriter{w: w, h: h, l: newLayout(&h, maxKept), max: maxKept,
-		data: make([]byte, 0, dataBuffer), descs: make([]byte, 0, descBuffer), bits: NewBitmap(h.MaxPFN)}
-	k.dataAt, k.descAt = k.l.data, k.l.descs
-	k.write(encodeHeader(&h, k.l, statusIncomplete), 0)
-	k.write(encodeSubHeader(&h, k.l), k.l.block)
-	k.write(ram[:min(int64(len(ram)), k.l.bitmapBytes)], k.l.bitmap1)
-	// The last byte before the data, so that the maps and descriptors exist as zeros.
-	k.write([]byte{0}, k.l.data-1)
+	k := newKdumpWriter(w, h, ram, maxKept, nil)
+	k.pageBuffers = newPageBuffers()
 	return k, k.err
+}
+
+// newKdumpWriter leaves the buffers to the caller.
+func newKdumpWriter(w io.WriterAt, h Header, ram Bitmap, maxKept uint64, part *pfnRange) *KdumpWriter {
+	k := &KdumpWriter{w: w, h: h, l: newLayout(&h, maxKept), max: maxKept, crc: crc32.MakeTable(crc32.Castagnoli)}
+	k.dataAt, k.descAt = k.l.data, k.l.descs
+	_, k.once = w.(*Flattener)
+	status := uint32(statusIncomplete)
+	if k.once {
+		status = uint32(h.Codec)
+	}
+	k.write(encodeHeader(&h, k.l, status), 0)
+	k.write(encodeSubHeader(&h, k.l, part), k.l.block)
+	k.write(ram[:min(int64(len(ram)), k.l.bitmapBytes)], k.l.bitmap1)
+	if !k.once {
+		// The last byte before the data, so that the maps and descriptors exist as zeros.
+		k.write([]byte{0}, k.l.data-1)
+	}
+	return k
 }
 
 func (k *KdumpWriter) write(p []byte, at int64) {
@@ -220,16 +280,17 @@ func (k *KdumpWriter) write(p []byte, at int64) {
 func (k *KdumpWriter) Batch(b *Batch) error {
 	data := b.Data
 	for i, d := range b.Descs {
-		if k.kept == k.max || uint64(d.Size) > uint64(len(data)) || b.PFNs[i] < k.bitsTo || b.PFNs[i] >= k.h.MaxPFN {
-			k.fail(fmt.Errorf("page %#x does not fit behind page %#x in this dump", b.PFNs[i], k.bitsTo))
+		pfn := b.PFNs[i]
+		if k.kept == k.max || uint64(d.Size) > uint64(len(data)) || pfn < k.bitsTo || pfn >= k.h.MaxPFN {
+			k.fail(fmt.Errorf("page %#x does not fit behind page %#x in this dump", pfn, k.bitsTo))
 			break
 		}
-		offset := k.place(data[:d.Size])
+		at := k.place(data[:d.Size], d.Flags)
 		data = data[d.Size:]
 		if d.Size == 0 {
-			d.Size = uint32(k.h.BlockSize)
+			d = Desc{Size: uint32(k.h.BlockSize)}
 		}
-		k.describe(b.PFNs[i], offset, d)
+		k.describe(pfn, at, d)
 	}
 	return k.err
 }
@@ -240,34 +301,55 @@ func (k *KdumpWriter) fail(err error) {
 	}
 }
 
-// place buffers a page's data and gives its offset in the file.
-func (k *KdumpWriter) place(page []byte) int64 {
+// place buffers a page's data, unless they are in the file already.
+func (k *KdumpWriter) place(page []byte, flags uint32) place {
 	if len(page) == 0 {
-		if k.zero == 0 {
-			k.zero = k.place(make([]byte, k.h.BlockSize))
+		if k.zero.offset == 0 {
+			k.zero = k.append(make([]byte, k.h.BlockSize))
 		}
 		return k.zero
 	}
+	if k.dedup != nil {
+		return k.dedup.place(k, page, flags)
+	}
+	return k.append(page)
+}
+
+func (k *KdumpWriter) append(page []byte) place {
 	if len(k.data)+len(page) > cap(k.data) {
 		k.flushData()
 	}
+	at := k.dataAt + int64(len(k.data))
 	k.data = append(k.data, page...)
-	return k.dataAt + int64(len(k.data)-len(page))
+	return place{at, crc32.Update(0, k.crc, page)}
 }
 
-func (k *KdumpWriter) describe(pfn uint64, offset int64, d Desc) {
-	le := binary.LittleEndian
-	k.descs = le.AppendUint64(k.descs, uint64(offset))
-	k.descs = le.AppendUint32(k.descs, d.Size)
-	k.descs = le.AppendUint32(k.descs, d.Flags)
-	k.descs = le.AppendUint64(k.descs, d.PageFlags)
-	k.bits.Set(pfn)
+func (k *KdumpWriter) describe(pfn uint64, at place, d Desc) {
+	if pfn >= k.bitsAt+8*uint64(len(k.bits)) {
+		k.moveBits(pfn)
+	}
+	n := len(k.descs)
+	k.descs = k.descs[:n+descSize]
+	p, le := k.descs[n:], binary.LittleEndian
+	le.PutUint64(p, uint64(at.offset))
+	le.PutUint32(p[8:], d.Size)
+	le.PutUint32(p[12:], d.Flags)
+	le.PutUint64(p[16:], pageFlags(pfn, at.sum))
+	k.bits.Set(pfn - k.bitsAt)
 	k.kept++
 	k.bitsTo = pfn + 1
 	k.codecs |= Codec(d.Flags)
 	if len(k.descs) == cap(k.descs) {
-		k.flush()
+		k.flush(false)
 	}
+}
+
+// moveBits makes the window of the 2nd bitmap begin at pfn.
+func (k *KdumpWriter) moveBits(pfn uint64) {
+	k.flush(true)
+	clear(k.bits)
+	k.bitsAt = pfn &^ 63
+	k.bitsFrom = pfn
 }
 
 func (k *KdumpWriter) flushData() {
@@ -276,34 +358,61 @@ func (k *KdumpWriter) flushData() {
 	k.data = k.data[:0]
 }
 
-// flush brings the file up to the last page taken.
-func (k *KdumpWriter) flush() {
+// flush brings the file up to the last page taken. Where nothing may be written
+// twice, that leaves out the last byte of the 2nd bitmap if it is not full yet,
+// unless nothing more comes to this window of it.
+func (k *KdumpWriter) flush(last bool) {
 	k.flushData()
 	k.write(k.descs, k.descAt)
 	k.descAt += int64(len(k.descs))
 	k.descs = k.descs[:0]
-	from, to := k.bitsFrom/8, (k.bitsTo+7)/8
-	if from < to {
-		k.write(k.bits[from:to], k.l.bitmap2+int64(from))
-		k.bitsFrom = k.bitsTo
+	to := k.bitsTo
+	if k.once && !last {
+		to &^= 7
 	}
+	if k.bitsFrom >= to {
+		return
+	}
+	from := k.bitsFrom / 8
+	p := k.bits[from-k.bitsAt/8 : (to+7)/8-k.bitsAt/8]
+	k.write(p, k.l.bitmap2+int64(from))
+	for _, w := range k.others {
+		if k.err == nil {
+			_, k.err = w.WriteAt(p, k.l.bitmap2+int64(from))
+		}
+	}
+	k.bitsFrom = to
 }
 
 // syncer is what an output may have besides WriteAt.
 type syncer interface{ Sync() error }
 
-// Finish writes the rest, makes it durable where the output can, and only then
-// marks the header complete.
-func (k *KdumpWriter) Finish() error {
-	k.flush()
+// sync makes durable what was written, where the output can.
+func (k *KdumpWriter) sync() {
 	if s, ok := k.w.(syncer); ok && k.err == nil {
 		k.err = s.Sync()
 	}
-	status := uint32(k.codecs)
-	if status == 0 {
-		status = uint32(k.h.Codec)
+}
+
+// complete takes the incomplete mark away.
+func (k *KdumpWriter) complete(codecs Codec) {
+	if codecs == 0 {
+		codecs = k.h.Codec
 	}
-	k.write(encodeHeader(&k.h, k.l, status), 0)
+	k.write(encodeHeader(&k.h, k.l, uint32(codecs)), 0)
+}
+
+// Finish writes the rest, makes it durable where the output can, and only then
+// marks the header complete.
+func (k *KdumpWriter) Finish() error {
+	k.flush(true)
+	k.sync()
+	switch {
+	case !k.once:
+		k.complete(k.codecs)
+	case k.kept == 0: // so that the maps exist as zeros
+		k.write([]byte{0}, k.l.data-1)
+	}
 	if k.err == nil {
 		k.err = errFinished
 		return nil

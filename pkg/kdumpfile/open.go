@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"math"
 	"math/bits"
@@ -17,6 +18,10 @@ const (
 	ErrFormat Error = "not a kdump-compressed file of a 64-bit little endian machine"
 	// ErrCorrupt is the cause where parts of a file contradict each other.
 	ErrCorrupt Error = "corrupt dump"
+	// ErrOtherDump is the cause where files are not of one split dump.
+	ErrOtherDump Error = "not parts of the same split dump"
+	// ErrPartMissing is the cause where files of a split dump are missing.
+	ErrPartMissing Error = "a part of the split dump is missing"
 )
 
 // Bounds of what a file can make a reader allocate.
@@ -27,9 +32,12 @@ const (
 	minGranule  = 4096     // bits of the 2nd bitmap per entry
 )
 
-// Kdump is an open file in the kdump-compressed format. It is safe for
-// concurrent use; pages are read with a PageReader for each goroutine.
+// Kdump is an open dump in the kdump-compressed format: a file, the parts of a
+// split dump together, or what Salvage found. It is safe for concurrent use; pages
+// are read with a PageReader for each goroutine.
 type Kdump struct {
+	parts []*Kdump // of a split dump put together, by pfn; all that follows but h, info, start and end is then theirs
+
 	r    io.ReaderAt
 	size int64
 	h    Header
@@ -40,20 +48,35 @@ type Kdump struct {
 	info       []byte
 	start, end uint64 // pfns that this file has descriptors of: a part of them in a split dump
 	split      bool
+	summed     bool // page_flags are pageFlags
+	crc        *crc32.Table
 
-	granule uint64   // bits per entry of ranks
-	ranks   []uint64 // set bits of the 2nd bitmap from start to the entry's first bit; the last is their number
+	ram     mapSource // the 1st bitmap
+	dumped  mapSource // the 2nd bitmap, or which pages Salvage found
+	granule uint64    // bits per entry of ranks
+	ranks   []uint64  // set bits of dumped from start to the entry's first bit; the last is their number
+	skips   []skip    // sorted
+}
+
+// mapSource is where a bitmap is.
+type mapSource struct {
+	r        io.ReaderAt
+	at, size int64 // of the map, and of all that r has
 }
 
 // OpenKdump opens a dump of size bytes, written by whomever: header versions 1
 // to 6, 64 bit and little endian. A flattened file needs OpenFlattened first. An
 // incomplete one opens for the pages it has.
 func OpenKdump(r io.ReaderAt, size int64) (*Kdump, error) {
-	k := &Kdump{r: r, size: size}
+	k := newKdump(r, size)
 	if err := k.open(); err != nil {
 		return nil, fmt.Errorf("open dump: %w", err)
 	}
 	return k, nil
+}
+
+func newKdump(r io.ReaderAt, size int64) *Kdump {
+	return &Kdump{r: r, size: size, crc: crc32.MakeTable(crc32.Castagnoli)}
 }
 
 func (k *Kdump) open() error {
@@ -77,7 +100,21 @@ func (k *Kdump) open() error {
 	if err := k.readNotes(sub[:]); err != nil {
 		return err
 	}
+	if err := k.readMark(); err != nil {
+		return err
+	}
+	k.ram, k.dumped = mapSource{k.r, k.l.bitmap1, k.size}, mapSource{k.r, k.l.bitmap2, k.size}
 	return k.buildIndex()
+}
+
+// readMark tells whether the page_flags are ours.
+func (k *Kdump) readMark() error {
+	var mark [len(pageSumMark)]byte
+	if err := k.readAt(mark[:], k.l.block-int64(len(mark))); err != nil {
+		return fmt.Errorf("read header: %w", err)
+	}
+	k.summed = string(mark[:]) == pageSumMark
+	return nil
 }
 
 // readAt is a ReadAt within the file.
@@ -148,8 +185,11 @@ func (k *Kdump) placeMaps() error {
 		l.bitmap2 += l.bitmapBytes
 	}
 	l.descs = l.bitmap1 + l.mapBlks*l.block
-	if l.bitmapBytes < one*l.block || l.bitmap2+one*l.block > k.size {
-		return fmt.Errorf("bitmaps of %d blocks for %#x pfns in %#x bytes: %w", l.mapBlks, k.h.MaxPFN, k.size, ErrCorrupt)
+	if l.bitmapBytes < one*l.block {
+		return fmt.Errorf("bitmaps of %d blocks for %#x pfns: %w", l.mapBlks, k.h.MaxPFN, ErrCorrupt)
+	}
+	if l.bitmap2+one*l.block > k.size {
+		return fmt.Errorf("bitmaps up to %#x in %#x bytes: %w", l.descs, k.size, io.ErrUnexpectedEOF)
 	}
 	return nil
 }
@@ -185,7 +225,7 @@ func (k *Kdump) readNotes(sub []byte) (err error) {
 	return err
 }
 
-// buildIndex counts the bits of the 2nd bitmap.
+// buildIndex counts the bits of the pages there are.
 func (k *Kdump) buildIndex() error {
 	k.granule = minGranule
 	for (k.end-k.start)/k.granule >= maxGranules {
@@ -193,21 +233,49 @@ func (k *Kdump) buildIndex() error {
 	}
 	base := k.start &^ 63
 	k.ranks = make([]uint64, 1, (k.end-base)/k.granule+2)
-	w := newWindow(k, 64<<10)
-	for at, count := base, uint64(0); at < k.end; {
-		n := min(k.granule, k.end-at)
-		for to := at + n; at < to; {
-			step := min(64<<10*8, to-at)
-			p, err := w.get(k.l.bitmap2+int64(at/8), int(step+7)/8)
-			if err != nil {
-				return fmt.Errorf("read 2nd bitmap: %w", err)
-			}
-			count += onesFrom(p, k.start, at, at+step)
-			at += step
+	w := k.dumped.window()
+	for at, count := base, uint64(0); at < k.end; at += k.granule {
+		n, err := k.dumped.count(&w, max(at, k.start), min(at+k.granule, k.end))
+		if err != nil {
+			return err
 		}
+		count += n
 		k.ranks = append(k.ranks, count)
 	}
 	return nil
+}
+
+func (s mapSource) window() window { return window{r: s.r, end: s.size, size: 64 << 10} }
+
+// count counts the bits from start to end.
+func (s mapSource) count(w *window, start, end uint64) (n uint64, err error) {
+	for at := start &^ 63; at < end; {
+		to := min(at+64<<10*8, end)
+		p, err := w.get(s.at+int64(at/8), int(to-at+7)/8)
+		if err != nil {
+			return 0, fmt.Errorf("read 2nd bitmap: %w", err)
+		}
+		n += onesFrom(p, start, at, to)
+		at = to
+	}
+	return n, nil
+}
+
+// next gives the first set bit from pfn to end.
+func (s mapSource) next(w *window, pfn, end uint64) (next uint64, ok bool, err error) {
+	for pfn < end {
+		at := pfn &^ 63
+		n := min(mapWindow*8, end-at)
+		p, err := w.get(s.at+int64(at/8), int(n+7)/8)
+		if err != nil {
+			return 0, false, fmt.Errorf("read 2nd bitmap: %w", err)
+		}
+		if i, found := Bitmap(p).Next(pfn - at); found && at+i < end {
+			return at + i, true, nil
+		}
+		pfn = at + n
+	}
+	return 0, false, nil
 }
 
 // onesFrom counts the bits of [from, to) that are not below start; p begins with
@@ -238,25 +306,64 @@ func (k *Kdump) Notes() []byte { return k.h.Notes }
 // not change it.
 func (k *Kdump) VMCoreInfo() []byte { return k.info }
 
-// Incomplete reports whether the file's header says that it was not finished.
+// Incomplete reports whether the header of the file, or of one of the parts, says
+// that it was not finished, or a part is missing.
 func (k *Kdump) Incomplete() bool { return k.status&statusIncomplete != 0 }
 
 // Split gives the pfns that this part of a split dump has, and false for a
-// whole dump. Its bitmaps are those of all parts.
+// whole dump.
 func (k *Kdump) Split() (start, end uint64, ok bool) { return k.start, k.end, k.split }
 
-// Pages is the number of pages in the file.
-func (k *Kdump) Pages() uint64 { return k.ranks[len(k.ranks)-1] }
+// Pages is the number of pages in the dump, or in this part of it.
+func (k *Kdump) Pages() (n uint64) {
+	for _, part := range k.files() {
+		n += part.ranks[len(part.ranks)-1]
+	}
+	return n
+}
 
-// RAM reads the 1st bitmap: MaxPFN/8 bytes.
-func (k *Kdump) RAM() (Bitmap, error) { return k.bitmap(k.l.bitmap1) }
+// files gives the parts of a dump put together, or the only file.
+func (k *Kdump) files() []*Kdump {
+	if k.parts != nil {
+		return k.parts
+	}
+	return []*Kdump{k}
+}
 
-// Dumped reads the 2nd bitmap: MaxPFN/8 bytes.
-func (k *Kdump) Dumped() (Bitmap, error) { return k.bitmap(k.l.bitmap2) }
+// RAM reads the 1st bitmap, the pages that the machine had: MaxPFN/8 bytes.
+func (k *Kdump) RAM() (Bitmap, error) {
+	return k.files()[0].bitmap(k.files()[0].ram)
+}
 
-func (k *Kdump) bitmap(at int64) (Bitmap, error) {
+// Dumped gives the pages that can be read: MaxPFN/8 bytes. That is the 2nd
+// bitmap, of a part of a split dump its own pfns only.
+func (k *Kdump) Dumped() (Bitmap, error) {
+	var all Bitmap
+	for _, part := range k.files() {
+		b, err := part.bitmap(part.dumped)
+		if err != nil {
+			return nil, err
+		}
+		b.ClearRange(0, part.start)
+		b.ClearRange(part.end, uint64(len(b))*8)
+		if all == nil {
+			all = b
+			continue
+		}
+		for i := part.start / 8; i < (part.end+7)/8; i++ {
+			all[i] |= b[i]
+		}
+	}
+	return all, nil
+}
+
+func (k *Kdump) bitmap(from mapSource) (Bitmap, error) {
 	b := NewBitmap(k.h.MaxPFN) // not more than the file has: placeMaps
-	if err := k.readAt(b[:(k.h.MaxPFN+7)/8], at); err != nil {
+	n := (int64(k.h.MaxPFN) + 7) / 8
+	if n > from.size-from.at {
+		return nil, fmt.Errorf("read bitmap: %w", io.ErrUnexpectedEOF)
+	}
+	if m, err := from.r.ReadAt(b[:n], from.at); int64(m) < n {
 		return nil, fmt.Errorf("read bitmap: %w", err)
 	}
 	b.ClearRange(k.h.MaxPFN, uint64(len(b))*8)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"io"
 	"strings"
 	"testing"
 )
@@ -209,7 +210,7 @@ func TestOpenRefuses(t *testing.T) {
 		"version 0":         {offVersion, le.AppendUint32(nil, 0), ErrFormat},
 		"page size 0":       {offBlockSize, le.AppendUint32(nil, 0), ErrFormat},
 		"page size 3":       {offBlockSize, le.AppendUint32(nil, 3), ErrFormat},
-		"bitmaps beyond":    {offSubHdrSize, le.AppendUint32(nil, 1<<31), ErrCorrupt},
+		"bitmaps beyond":    {offSubHdrSize, le.AppendUint32(nil, 1<<31), io.ErrUnexpectedEOF},
 		"bitmaps too large": {4096 + offMaxMapnr64, le.AppendUint64(nil, 1<<40), ErrCorrupt},
 		"max_mapnr absurd":  {4096 + offMaxMapnr64, le.AppendUint64(nil, 1<<63), ErrCorrupt},
 		"notes too large":   {4096 + offNoteSize, le.AppendUint64(nil, 1<<40), ErrCorrupt},

@@ -5,7 +5,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
+	"sort"
 
 	"github.com/anchore/go-lzo"
 	"github.com/klauspost/compress/s2"
@@ -18,21 +20,37 @@ const (
 	mapWindow  = 4 << 10
 	descWindow = 12 << 10
 	dataWindow = 256 << 10
+	minWindow  = 4 << 10 // where a single page or descriptor is read
 )
 
 // PageReader reads the pages of a dump for one goroutine.
 type PageReader struct {
 	k                *Kdump
 	bits, desc, data window
+	*decoder
 
+	parts []*PageReader // of a split dump; then nothing else is used
+}
+
+// decoder decompresses pages, one at a time.
+type decoder struct {
 	zstd *zstd.Decoder
 	zlib io.Reader // a zlib.Resetter, too
 	src  bytes.Reader
 }
 
 // NewReader makes a PageReader.
-func (k *Kdump) NewReader() *PageReader {
-	return &PageReader{k: k, bits: newWindow(k, mapWindow), desc: newWindow(k, descWindow), data: newWindow(k, dataWindow)}
+func (k *Kdump) NewReader() *PageReader { return k.newReader(&decoder{}) }
+
+func (k *Kdump) newReader(d *decoder) *PageReader {
+	r := &PageReader{k: k, decoder: d}
+	for _, part := range k.parts {
+		r.parts = append(r.parts, part.newReader(d))
+	}
+	r.bits = window{r: k.dumped.r, end: k.dumped.size, size: mapWindow}
+	r.desc = window{r: k.r, end: k.size, size: descWindow}
+	r.data = window{r: k.r, end: k.size, size: dataWindow}
+	return r
 }
 
 // Close gives back what the decompressors hold.
@@ -44,14 +62,21 @@ func (r *PageReader) Close() error {
 }
 
 // ReadPage reads page pfn into buf, which has Header().BlockSize bytes. The
-// error is ErrExcluded where the page is not in the dump.
+// error is ErrExcluded where the page is not in the dump. Data that do not have
+// the checksum of their descriptor, where there is one, are ErrCorrupt.
 func (r *PageReader) ReadPage(pfn uint64, buf []byte) error {
 	if len(buf) != r.k.h.BlockSize {
 		return fmt.Errorf("read pfn %#x: buffer of %d bytes for a page of %d", pfn, len(buf), r.k.h.BlockSize)
 	}
+	if r.parts != nil {
+		if i := r.part(pfn); i < len(r.parts) {
+			return r.parts[i].ReadPage(pfn, buf)
+		}
+		return fmt.Errorf("read pfn %#x: %w", pfn, ErrExcluded)
+	}
 	rank, err := r.rank(pfn)
 	if err == nil {
-		err = r.readRank(rank, buf)
+		err = r.readRank(pfn, rank, buf)
 	}
 	if err != nil {
 		return fmt.Errorf("read pfn %#x: %w", pfn, err)
@@ -59,22 +84,22 @@ func (r *PageReader) ReadPage(pfn uint64, buf []byte) error {
 	return nil
 }
 
+// part gives the first part with pages at or after pfn.
+func (r *PageReader) part(pfn uint64) int {
+	return sort.Search(len(r.parts), func(i int) bool { return r.parts[i].k.end > pfn })
+}
+
 // Next gives the first pfn at or after pfn that is in the file.
 func (r *PageReader) Next(pfn uint64) (next uint64, ok bool, err error) {
-	pfn = max(pfn, r.k.start)
-	for pfn < r.k.end {
-		at := pfn &^ 63
-		n := min(mapWindow*8, r.k.end-at)
-		p, err := r.bits.get(r.k.l.bitmap2+int64(at/8), int(n+7)/8)
-		if err != nil {
-			return 0, false, fmt.Errorf("read 2nd bitmap: %w", err)
+	if r.parts != nil {
+		for _, part := range r.parts[r.part(pfn):] {
+			if next, ok, err = part.Next(pfn); ok || err != nil {
+				return next, ok, err
+			}
 		}
-		if i, found := Bitmap(p).Next(pfn - at); found && at+i < r.k.end {
-			return at + i, true, nil
-		}
-		pfn = at + n
+		return 0, false, nil
 	}
-	return 0, false, nil
+	return r.k.dumped.next(&r.bits, max(pfn, r.k.start), r.k.end)
 }
 
 // rank counts the pages of the file before pfn: the place of its descriptor.
@@ -88,7 +113,7 @@ func (r *PageReader) rank(pfn uint64) (uint64, error) {
 	rank := k.ranks[g]
 	for at, to := base+g*k.granule, pfn+1; at < to; {
 		n := min(mapWindow*8, to-at)
-		p, err := r.bits.get(k.l.bitmap2+int64(at/8), int(n+7)/8)
+		p, err := r.bits.get(k.dumped.at+int64(at/8), int(n+7)/8)
 		if err != nil {
 			return 0, fmt.Errorf("2nd bitmap: %w", err)
 		}
@@ -98,36 +123,69 @@ func (r *PageReader) rank(pfn uint64) (uint64, error) {
 		rank += onesFrom(p, k.start, at, at+n)
 		at += n
 	}
-	return rank - 1, nil
+	return rank - 1 + k.skipped(pfn), nil
 }
 
-func (r *PageReader) readRank(rank uint64, buf []byte) error {
+// pageDesc is a page_desc.
+type pageDesc struct {
+	offset    uint64
+	size      uint32
+	codec     Codec
+	pageFlags uint64
+}
+
+func decodeDesc(p []byte) pageDesc {
+	le := binary.LittleEndian
+	return pageDesc{le.Uint64(p), le.Uint32(p[8:]), Codec(le.Uint32(p[12:])), le.Uint64(p[16:])}
+}
+
+// check tells what can be told of a descriptor of pfn without its data.
+func (d pageDesc) check(k *Kdump, pfn uint64) error {
+	block := uint64(k.h.BlockSize)
+	switch {
+	case d.size == 0 || uint64(d.size) > block || d.codec == None && uint64(d.size) != block:
+		return fmt.Errorf("%d bytes of %s data: %w", d.size, d.codec, ErrCorrupt)
+	case d.offset < uint64(k.l.descs):
+		return fmt.Errorf("data at %#x: %w", d.offset, ErrCorrupt)
+	case k.summed && uint32(d.pageFlags) != uint32(pfn):
+		return fmt.Errorf("it says to be of a pfn ending in %#x: %w", uint32(d.pageFlags), ErrCorrupt)
+	}
+	return nil
+}
+
+func (r *PageReader) readRank(pfn, rank uint64, buf []byte) error {
 	p, err := r.desc.get(r.k.l.descs+int64(rank)*descSize, descSize)
 	if err != nil {
 		return fmt.Errorf("page descriptor %d: %w", rank, err)
 	}
-	le := binary.LittleEndian
-	offset, size, codec := le.Uint64(p), le.Uint32(p[8:]), Codec(le.Uint32(p[12:]))
-	if size > uint32(len(buf)) || size == 0 || offset < uint64(len(buf)) {
-		return fmt.Errorf("page descriptor %d: %d bytes at %#x: %w", rank, size, offset, ErrCorrupt)
+	d := decodeDesc(p)
+	if err := d.check(r.k, pfn); err != nil {
+		return fmt.Errorf("page descriptor %d: %w", rank, err)
 	}
-	src, err := r.data.get(int64(offset), int(size)) // beyond the file's end if it does not fit an int64
+	return r.readData(d, buf)
+}
+
+func (r *PageReader) readData(d pageDesc, buf []byte) error {
+	src, err := r.data.get(int64(d.offset), int(d.size)) // beyond the file's end if it does not fit an int64
 	if err != nil {
 		return err
 	}
-	n, err := r.decompress(codec, src, buf)
+	if r.k.summed && crc32.Checksum(src, r.k.crc) != uint32(d.pageFlags>>32) {
+		return fmt.Errorf("%s data of %d bytes at %#x have another checksum: %w", d.codec, d.size, d.offset, ErrCorrupt)
+	}
+	n, err := r.decompress(d.codec, src, buf)
 	if err == nil && n != len(buf) {
 		err = fmt.Errorf("%d bytes instead of %d: %w", n, len(buf), ErrCorrupt)
 	}
 	if err != nil {
-		return fmt.Errorf("%s data of %d bytes at %#x: %w", codec, size, offset, err)
+		return fmt.Errorf("%s data of %d bytes at %#x: %w", d.codec, d.size, d.offset, err)
 	}
 	return nil
 }
 
 // decompress decompresses src into buf and gives the length; more than buf's is
 // an error.
-func (r *PageReader) decompress(c Codec, src, buf []byte) (n int, err error) {
+func (r *decoder) decompress(c Codec, src, buf []byte) (n int, err error) {
 	switch c {
 	case None:
 		return copy(buf, src), nil
@@ -147,7 +205,7 @@ func (r *PageReader) decompress(c Codec, src, buf []byte) (n int, err error) {
 	return 0, errors.New("unknown compression")
 }
 
-func (r *PageReader) unzstd(src, buf []byte) (n int, err error) {
+func (r *decoder) unzstd(src, buf []byte) (n int, err error) {
 	if r.zstd == nil {
 		r.zstd, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
 			zstd.WithDecodeAllCapLimit(true), zstd.WithDecoderMaxMemory(maxPage), zstd.WithDecoderMaxWindow(8<<20))
@@ -159,7 +217,7 @@ func (r *PageReader) unzstd(src, buf []byte) (n int, err error) {
 	return len(out), err
 }
 
-func (r *PageReader) inflate(src, buf []byte) (n int, err error) {
+func (r *decoder) inflate(src, buf []byte) (n int, err error) {
 	r.src.Reset(src)
 	if r.zlib == nil {
 		r.zlib, err = zlib.NewReader(&r.src)
@@ -194,14 +252,13 @@ func unLZO(src, buf []byte) (n int, err error) {
 
 // window reads a file ahead where it is read in sequence.
 type window struct {
-	k    *Kdump
+	r    io.ReaderAt
+	end  int64 // of r
 	size int
 	at   int64
 	buf  []byte // of the file at at
 	mem  []byte // at most size, or what was asked for at once
 }
-
-func newWindow(k *Kdump, size int) window { return window{k: k, size: size} }
 
 // get gives n bytes of the file, valid until the next call.
 func (w *window) get(at int64, n int) ([]byte, error) {
@@ -209,18 +266,18 @@ func (w *window) get(at int64, n int) ([]byte, error) {
 	if at >= w.at && at <= end && int64(n) <= end-at {
 		return w.buf[at-w.at:][:n], nil
 	}
-	if at < 0 || at > w.k.size || int64(n) > w.k.size-at {
-		return nil, fmt.Errorf("%d bytes at %#x of a file of %#x: %w", n, at, w.k.size, io.ErrUnexpectedEOF)
+	if at < 0 || at > w.end || int64(n) > w.end-at {
+		return nil, fmt.Errorf("%d bytes at %#x of a file of %#x: %w", n, at, w.end, io.ErrUnexpectedEOF)
 	}
 	want := n
 	if at >= w.at && at-end < int64(w.size) { // the next part, or one a little further on
-		want = int(min(max(int64(w.size), int64(n)), w.k.size-at))
+		want = int(min(max(int64(w.size), int64(n)), w.end-at))
 	}
 	if cap(w.mem) < want {
-		w.mem = make([]byte, max(want, w.k.h.BlockSize))
+		w.mem = make([]byte, max(want, minWindow))
 	}
 	w.at, w.buf = at, nil
-	if err := w.k.readAt(w.mem[:want], at); err != nil {
+	if m, err := w.r.ReadAt(w.mem[:want], at); m < want {
 		return nil, err
 	}
 	w.buf = w.mem[:want]

@@ -25,6 +25,7 @@ type Map struct {
 	MaxPFN vmcore.PFN         // number of bits in both
 	Level  Level              // what Keep was made for; weaker than asked where Notes says so
 	Counts [NumClasses]uint64 // pages of RAM by class
+	Absent uint64             // pages that Level keeps and the core's file lacks; set by Plan, not in Keep
 	Notes  []string           // what could not be read or believed, one line each, bounded
 }
 
@@ -133,6 +134,8 @@ type worker struct {
 	head      uint64 // vaddr of the compound head that headClass belongs to
 	headClass Class
 	headBuf   []byte // two struct pages
+
+	freeEnd vmcore.PFN // end of the free block that is looked at page by page
 }
 
 func newWorker(s *scan) *worker {
@@ -224,42 +227,34 @@ func (w *worker) unreadable(sec section, start vmcore.PFN, vaddr, n uint64) vmco
 func (w *worker) page(buf []byte, pfn vmcore.PFN, sec section, vaddr uint64) vmcore.PFN {
 	l := w.layout
 	next := pfn + 1
+	if pfn < w.freeEnd {
+		w.set(pfn, next, l.unlessPoisoned(buf, Free))
+		return next
+	}
 	if c := l.u64(buf, l.compound); c&1 != 0 {
-		if l.poisoned(buf) {
-			w.set(pfn, next, HWPoison)
-		} else {
-			w.set(pfn, next, w.tail(c, vaddr))
-		}
+		w.set(pfn, next, l.unlessPoisoned(buf, w.tail(c, vaddr)))
 		return next
 	}
 	class := l.classify(buf[:min(uint64(len(buf)), 2*l.size)])
-	if class == Free {
-		order := l.u64(buf, l.private)
+	if order, block := l.blockOrder(buf, class); block {
 		if order >= l.orders || uint64(pfn)&(1<<order-1) != 0 {
-			w.note("pfn %#x: free block of order %d cannot be", pfn, order)
+			w.note("pfn %#x: %v block of order %d cannot be", pfn, class, order)
 			w.set(pfn, next, Unknown)
 			return next
 		}
 		next = min(pfn+1<<order, sec.End)
+		if !w.m.Level.Excludes(class) {
+			// Its pages will be read, and one of them may have been poisoned
+			// before it was freed (seen on 5.10): each has its own flag.
+			w.freeEnd, next = next, pfn+1
+		}
 	}
 	if l.isHead(buf) {
-		w.head, w.headClass = vaddr, headClass(class)
+		w.head, w.headClass = vaddr, l.tailClass(buf, class)
 	}
-	if l.poisoned(buf) {
-		w.set(pfn, pfn+1, HWPoison)
-		pfn++
-	}
-	w.set(pfn, next, class)
+	w.set(pfn, pfn+1, l.unlessPoisoned(buf, class))
+	w.set(pfn+1, next, class)
 	return next
-}
-
-// headClass is what a head's class means for its tails: a free block is not
-// compound.
-func headClass(c Class) Class {
-	if c == Free {
-		return Unknown
-	}
-	return c
 }
 
 // tail gives the class of a tail page, which is its head's. The word is a
@@ -285,7 +280,7 @@ func (w *worker) tail(word, vaddr uint64) Class {
 		w.note("struct page %#x: its compound head %#x is none", vaddr, head)
 		return Unknown
 	}
-	w.headClass = headClass(w.layout.classify(w.headBuf))
+	w.headClass = w.layout.tailClass(w.headBuf, w.layout.classify(w.headBuf))
 	return w.headClass
 }
 

@@ -173,6 +173,10 @@ func everyClass(d *description) {
 	d.page(User, 0x1a01, 1, "compound_dtor=%#x", 9<<8|2)
 	d.compound(User, 0x1c00, 9, fmt.Sprintf("flags=%#x mapping=1", pgHead|pgLRU))
 	d.page(HWPoison, 0x1c05, 1, "flags=%#x", pgHWPoison)
+	d.compound(HWPoison, 0x5400, 9, fmt.Sprintf("flags=%#x _mapcount=-1", pgHead|pgHWPoison)) // hugetlb: any page of it
+	d.page(HWPoison, 0x5401, 1, "compound_dtor=%#x", 9<<8|2)
+	d.compound(User, 0x5600, 9, fmt.Sprintf("flags=%#x mapping=1", pgHead|pgLRU|pgHWPoison)) // THP: the head alone
+	d.is(HWPoison, 0x5600, 1)
 	d.compound(Kernel, 0x1e00, 3, fmt.Sprintf("flags=%#x mapping=1", pgHead|pgSlab))
 	d.compound(Cache, 0x1e08, 2, fmt.Sprintf("flags=%#x mapping=%s", pgHead|pgLRU, mapping))
 	d.compound(User, 0x2000, 13, fmt.Sprintf("flags=%#x mapping=1", pgHead|pgLRU)) // two sections
@@ -246,6 +250,61 @@ func TestWorkersAgree(t *testing.T) {
 		if !slices.Equal(m.Keep, one.Keep) || m.Counts != one.Counts || len(m.Notes) != len(one.Notes) {
 			t.Errorf("%d workers: %v %v, want %v %v", workers, m.Counts, m.Notes, one.Counts, one.Notes)
 		}
+	}
+}
+
+// A page that was poisoned before it was freed is inside a free block on 5.10. A
+// level that keeps free pages must not read it; one that does not need not look.
+func TestPoisonedInFreeBlock(t *testing.T) {
+	d := &description{base: vmemmap}
+	d.WriteString(machine("extreme"))
+	d.free(1024, 10) // begins with the last struct page of a read
+	d.page(HWPoison, 1025, 1, "flags=%#x", pgHWPoison)
+	d.page(HWPoison, 2047, 1, "flags=%#x", pgHWPoison)
+	d.page(HWPoison, 2049, 1, "flags=%#x", pgHWPoison) // behind it
+	core := openCore(t, d.String())
+	for level := range LevelFree {
+		checkMap(t, core, classify(t, core, Options{Level: level, Workers: 2}), d.wanted(core))
+	}
+	m := classify(t, core, Options{Level: LevelFree, Workers: 2})
+	if m.Counts[HWPoison] != 1 || m.Counts[Free] != 1024 || m.Keep.Get(1025) || m.Keep.Get(2047) {
+		t.Errorf("level 16: counts %v", m.Counts)
+	}
+}
+
+// Only the first page of unaccepted memory (6.16) has the type: the others look as
+// a page of the kernel's does, and reading them ends a confidential guest.
+func TestUnaccepted(t *testing.T) {
+	d := &description{base: vmemmap}
+	d.WriteString(machine("extreme") + "info NUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)=0xf0000000\ninfo NUMBER(PAGE_UNACCEPTED_MAPCOUNT_VALUE)=0xf7000000\n")
+	for _, pfn := range []uint64{1024, 0x1800, 0x5c00} { // over two reads; within one; at the end of RAM
+		d.page(Unaccepted, pfn, 1, "_mapcount=0xf7000000")
+		d.is(Unaccepted, pfn, 1024)
+	}
+	d.page(Unknown, 0x1401, 1, "_mapcount=0xf7000000") // not aligned
+	core := openCore(t, d.String())
+	for level := range LevelMax + 1 {
+		checkMap(t, core, classify(t, core, Options{Level: level, Workers: 2}), d.wanted(core))
+	}
+}
+
+// The tails in the second section find a head that no worker has at hand. Both
+// forms of the hugetlb mark: beside the head, and as a page type (6.12).
+func TestPoisonedGigantic(t *testing.T) {
+	for name, tt := range map[string]struct{ info, head string }{
+		"dtor": {"", "_mapcount=-1"},
+		"type": {"info NUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)=0xf0000000\ninfo NUMBER(PAGE_HUGETLB_MAPCOUNT_VALUE)=0xf4000000\n", "_mapcount=0xf4000000"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := &description{base: vmemmap}
+			d.WriteString(machine("extreme") + tt.info)
+			d.compound(HWPoison, 0x2000, 13, fmt.Sprintf("flags=%#x %s", pgHead|pgHWPoison, tt.head))
+			d.page(HWPoison, 0x2001, 1, "compound_dtor=%#x", 13<<8|2)
+			core := openCore(t, d.String())
+			for _, level := range []Level{0, LevelMax} {
+				checkMap(t, core, classify(t, core, Options{Level: level, Workers: 2}), d.wanted(core))
+			}
+		})
 	}
 }
 

@@ -100,6 +100,14 @@ func (p *pageReader) isHead(page []byte) bool { return p.u64(page, p.flags)&p.he
 // compound page is on its own.
 func (p *pageReader) poisoned(page []byte) bool { return p.u64(page, p.flags)&p.hwpoison != 0 }
 
+// unlessPoisoned is class c, or HWPoison.
+func (p *pageReader) unlessPoisoned(page []byte, c Class) Class {
+	if p.poisoned(page) {
+		return HWPoison
+	}
+	return c
+}
+
 // classify decides the class of a page that is not the tail of a compound
 // page, poisoned or not. page holds its struct page and, if there is one, the struct page after
 // it, where older kernels keep what is true of the whole compound page.
@@ -127,6 +135,41 @@ func (p *pageReader) classify(page []byte) Class {
 		return User
 	}
 	return Kernel
+}
+
+// blockOrder gives the order of the block of pages that a page begins which the
+// allocator has: the other pages of the block have nothing of it in their own
+// struct pages. Unaccepted memory always comes in blocks of the largest order
+// (__free_unaccepted() in mm/page_alloc.c).
+func (p *pageReader) blockOrder(page []byte, c Class) (order uint64, block bool) {
+	switch c {
+	case Free:
+		return p.u64(page, p.private), true
+	case Unaccepted:
+		return p.orders - 1, true
+	}
+	return 0, false
+}
+
+// tailClass is what class c of a compound page's head means for its tails. page is
+// as for classify. A free block is not compound. A poisoned hugetlb page may be
+// broken in any of its pages: they are listed in memory behind the head, and only
+// the head has the flag, since Linux commit 161df60e9e89 ("mm, hwpoison, hugetlb:
+// support saving mechanism of raw error pages") (in v6.1).
+func (p *pageReader) tailClass(page []byte, c Class) Class {
+	switch {
+	case c == Free:
+		return Unknown
+	case c == User && p.poisoned(page) && p.isHugetlb(page):
+		return HWPoison
+	}
+	return c
+}
+
+// isHugetlb looks at a head of class User. No other type of page is User.
+func (p *pageReader) isHugetlb(page []byte) bool {
+	_, typed := p.types.class(p.order.Uint32(page[p.mapcount:]))
+	return typed || p.hugetlb.match(p.order, page)
 }
 
 // layoutError is a VMCOREINFO value that cannot be true.

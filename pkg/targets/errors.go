@@ -68,10 +68,13 @@ func newError(op, name, url string, err error) error {
 		return nil
 	}
 	cause := err
+	var rc *remoteCause
 	var pe *fs.PathError
 	var le *os.LinkError
 	var se *os.SyscallError
 	switch {
+	case errors.As(err, &rc):
+		return &Error{Op: op, Name: name, URL: url, Err: err, Temporary: rc.temporary}
 	case errors.As(err, &pe):
 		cause = pe.Err
 	case errors.As(err, &le):
@@ -82,8 +85,33 @@ func newError(op, name, url string, err error) error {
 	return &Error{Op: op, Name: name, URL: url, Err: cause, Temporary: temporary(cause)}
 }
 
+// remoteCause is a cause that knows whether it will pass, and what to do about
+// it. The code of a protocol makes it where that is known; newError finds it.
+type remoteCause struct {
+	err       error
+	advice    string // what an operator can do; may be empty
+	temporary bool
+}
+
+func (c *remoteCause) Error() string {
+	if c.advice == "" {
+		return c.err.Error()
+	}
+	return c.err.Error() + ": " + c.advice
+}
+
+func (c *remoteCause) Unwrap() error { return c.err }
+
+// permanent is the cause of an error that stays until somebody changes
+// something: wrong credentials, a host key, a permission.
+func permanent(err error, advice string) error { return &remoteCause{err, advice, false} }
+
+// transient is the cause of an error that may pass: nobody there, a connection
+// that broke.
+func transient(err error, advice string) error { return &remoteCause{err, advice, true} }
+
 func temporary(err error) bool {
-	if errors.Is(err, context.DeadlineExceeded) {
+	if errors.Is(err, context.DeadlineExceeded) || isBroken(err) {
 		return true
 	}
 	var errno syscall.Errno

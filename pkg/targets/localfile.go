@@ -10,13 +10,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// writebackEvery is how many bytes are written between two calls that start
-// writing them to the disk, and wait until those are there that were started
-// two calls ago. So at most three times as many of this file are dirty, the last
-// fsync has little to do, and an error of the disk is seen here instead of at
-// the end of the dump.
-const writebackEvery = 4 << 20
-
 type localFile struct {
 	f    *os.File
 	dir  *os.File // the directory that holds it
@@ -26,10 +19,8 @@ type localFile struct {
 	position sync.Mutex // of Write
 	pos      int64
 
-	size      atomic.Int64
-	written   atomic.Int64 // since the last writeback
-	writeback sync.Mutex   // held by the one that waits for the disk
-	started   [2]int64     // the size when writing was started, before and last; under writeback
+	size  atomic.Int64
+	pacer pacer
 
 	mu    sync.Mutex
 	err   error // the first one; kept because the kernel tells it once only
@@ -57,7 +48,10 @@ func (l *localFile) WriteAt(p []byte, off int64) (int, error) {
 	if err != nil {
 		return n, l.fail("write", err)
 	}
-	return n, l.pace(n)
+	if err := l.pacer.pace(l.f, n, l.size.Load()); err != nil {
+		return n, l.fail("write back", err)
+	}
+	return n, nil
 }
 
 // ReadAt fails without consequences: what was written is as good as before.
@@ -72,26 +66,6 @@ func (l *localFile) grow(end int64) {
 			return
 		}
 	}
-}
-
-// pace is called after n more bytes were written.
-func (l *localFile) pace(n int) error {
-	if l.written.Add(int64(n)) < writebackEvery || !l.writeback.TryLock() {
-		return nil
-	}
-	defer l.writeback.Unlock()
-	l.written.Store(0)
-	fd := int(l.f.Fd())
-	err := unix.SyncFileRange(fd, 0, 0, unix.SYNC_FILE_RANGE_WRITE)
-	if wait := l.started[0]; err == nil && wait > 0 {
-		err = unix.SyncFileRange(fd, 0, wait, unix.SYNC_FILE_RANGE_WAIT_BEFORE)
-	}
-	l.started = [2]int64{l.started[1], l.size.Load()}
-	switch {
-	case err == nil, errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EINVAL), errors.Is(err, unix.ESPIPE):
-		return nil
-	}
-	return l.fail("write back", err)
 }
 
 // fail keeps the first error and returns it.

@@ -1,9 +1,11 @@
 package targets
 
 import (
+	"cmp"
 	"context"
 	"io"
 	"math"
+	"net"
 	"time"
 )
 
@@ -79,7 +81,26 @@ type Options struct {
 	// mounted, to load what the kernel needs for it. Its error is logged; the
 	// mount shows whether it mattered.
 	Driver func(ctx context.Context, fstype string) error
+
+	// Dial connects to servers. nil: a net.Dialer.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+
+	// Stall is how long a server may do nothing before its connection is given
+	// up. 0: 30 s. It bounds the lack of progress, not a transfer.
+	Stall time.Duration
+
+	// Reconnect is how long a target that can resume tries to get back a
+	// connection that it lost, before the file fails. 0: 3 minutes.
+	Reconnect time.Duration
 }
+
+const (
+	defaultStall     = 30 * time.Second
+	defaultReconnect = 3 * time.Minute
+)
+
+func (o Options) stall() time.Duration     { return cmp.Or(o.Stall, defaultStall) }
+func (o Options) reconnect() time.Duration { return cmp.Or(o.Reconnect, defaultReconnect) }
 
 func (o Options) logf(format string, a ...any) {
 	if o.Log != nil {
@@ -119,6 +140,8 @@ type scheme struct {
 	form  string // what a URL of it looks like, for error messages
 	parse func(u *rawURL) (Spec, error)
 	open  func(ctx context.Context, s Spec, opts Options) (Target, error)
+
+	modules func(s Spec) []string // nil: none; see Spec.Modules
 }
 
 // schemes is the table: a new target adds its line here and its file.
@@ -126,10 +149,10 @@ func schemes() []scheme {
 	return []scheme{
 		{name: "disk", form: "disk:///DIR?dev=LABEL=NAME", parse: parseDisk, open: openDisk},
 		{name: "file", form: "file:///DIR", parse: parseFile, open: openFile},
-		{name: "raw"},
+		{name: "raw", form: "raw:///dev/NAME", parse: parseRaw, open: openRaw},
 		{name: "nfs"},
 		{name: "cifs"},
-		{name: "sftp"},
+		{name: "sftp", form: "sftp://USER@HOST/DIR?key=FILE&known_hosts=FILE", parse: parseSFTP, open: openSFTP},
 		{name: "ftp"},
 		{name: "ftps"},
 	}

@@ -3,9 +3,11 @@ package targets
 import (
 	"bytes"
 	"fmt"
+	"net/netip"
 	"net/url"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/ukdump/ukdump/internal/blockdev"
@@ -17,16 +19,59 @@ const maxURL = 4096
 // Spec is a checked target URL.
 type Spec struct {
 	Scheme string
+	User   string // on the server; empty: the scheme's own
+	Host   string // the server's name, or its IP address without brackets; empty: no server
+	Port   int    // 0: the scheme's own
 	Path   string // absolute and clean; of disk://: below the root of that file system
 	Device string // disk: "/dev/NAME", "LABEL=NAME", "UUID=ID", ...
 	FSType string // disk: what fstype= says; empty: found by probing
 	Opts   string // disk: comma separated mount options
 
-	text string // as given
+	params []param // all words of the query
+	text   string  // as given
 }
 
 // String is the URL without its secrets.
 func (s Spec) String() string { return Redacted(s.text) }
+
+// Network tells that the target is on a server.
+func (s Spec) Network() bool { return s.Host != "" }
+
+// Files are the local files that the URL names: keys, passwords, what a server
+// is known by. An image for this target has to hold them, mode 0600.
+func (s Spec) Files() []string {
+	var files []string
+	for _, p := range s.params {
+		if isFileKey(p.key) {
+			files = append(files, p.value)
+		}
+	}
+	return files
+}
+
+// Modules are the kernel modules without which the target cannot be reached,
+// besides those of the network; none where the kernel needs no help.
+func (s Spec) Modules() []string {
+	for _, sc := range schemes() {
+		if sc.name == s.Scheme && sc.modules != nil {
+			return sc.modules(s)
+		}
+	}
+	return nil
+}
+
+// isFileKey is true for the query keys whose value is the name of a file on
+// this machine. Secrets stand in such files and never in a URL.
+func isFileKey(key string) bool {
+	switch key {
+	case "key", "known_hosts", "password-file", "ca":
+		return true
+	}
+	return false
+}
+
+// param is what stands behind a key of the query; empty: nothing does.
+func (s Spec) param(key string) string { return valueOf(s.params, key) }
 
 type param struct{ key, value string }
 
@@ -125,20 +170,84 @@ func (u *rawURL) local(form string, keys ...string) (string, error) {
 	if err := checkDir(u.Path); err != nil {
 		return "", err
 	}
+	return path.Clean(u.Path), u.check(keys)
+}
+
+// server checks what all URLs with a server have in common, and that no query
+// key is there but those allowed.
+func (u *rawURL) server(form string, keys ...string) (Spec, error) {
+	s := Spec{User: u.User.Username(), Host: u.Hostname(), Path: path.Clean(u.Path), params: u.params}
+	if _, ok := u.User.Password(); ok {
+		return Spec{}, fmt.Errorf("a password in a URL shows in logs: write it in a file and want %s", passwordForm(keys))
+	}
+	if strings.ContainsFunc(s.User, isControl) {
+		return Spec{}, fmt.Errorf("user %q: control character", clip(s.User))
+	}
+	if err := checkHost(s.Host, form); err != nil {
+		return Spec{}, err
+	}
+	if text := u.Port(); text != "" {
+		n, err := strconv.ParseUint(text, 10, 16)
+		if err != nil || n == 0 {
+			return Spec{}, fmt.Errorf("port %q: want 1 to 65535", clip(text))
+		}
+		s.Port = int(n)
+	} else if strings.HasSuffix(u.Host, ":") {
+		return Spec{}, fmt.Errorf("port is empty: want %s", form)
+	}
+	if err := checkDir(u.Path); err != nil {
+		return Spec{}, err
+	}
+	return s, u.check(keys)
+}
+
+func passwordForm(keys []string) string {
+	if slices.Contains(keys, "password-file") {
+		return "password-file=/etc/kdump/pw"
+	}
+	return "none in the URL: this protocol takes no password"
+}
+
+// checkHost wants a name as DNS has them, or an IP address. A link-local one
+// needs its zone: fe80::1%25eth0 in a URL.
+func checkHost(host, form string) error {
+	if host == "" {
+		return fmt.Errorf("no server: want %s", form)
+	}
+	if ip, err := netip.ParseAddr(host); err == nil {
+		if ip.Is6() && ip.IsLinkLocalUnicast() && ip.Zone() == "" {
+			return fmt.Errorf("server %s: a link-local address needs its interface: want [%s%%25eth0]", host, host)
+		}
+		return nil
+	}
+	if len(host) > 253 || strings.Trim(host, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._") != "" ||
+		strings.HasPrefix(host, "-") || strings.HasPrefix(host, ".") || strings.Contains(host, "..") {
+		return fmt.Errorf("server %q: want a host name, an IPv4 address, or an IPv6 address in brackets", clip(host))
+	}
+	return nil
+}
+
+// check looks at the words of the query.
+func (u *rawURL) check(keys []string) error {
 	for _, p := range u.params {
 		if !slices.Contains(keys, p.key) {
 			want := "none"
 			if len(keys) > 0 {
 				want = strings.Join(keys, ", ")
 			}
-			return "", fmt.Errorf("unknown query key %q: want %s", clip(p.key), want)
+			return fmt.Errorf("unknown query key %q: want %s", clip(p.key), want)
+		}
+		if isFileKey(p.key) && (!path.IsAbs(p.value) || path.Clean(p.value) != p.value) {
+			return fmt.Errorf("%s=%s: want the absolute path of a file, without \"..\" and double slashes", p.key, clip(p.value))
 		}
 	}
-	return path.Clean(u.Path), nil
+	return nil
 }
 
-func (u *rawURL) param(key string) string {
-	for _, p := range u.params {
+func (u *rawURL) param(key string) string { return valueOf(u.params, key) }
+
+func valueOf(params []param, key string) string {
+	for _, p := range params {
 		if p.key == key {
 			return p.value
 		}
@@ -168,7 +277,7 @@ func checkDir(dir string) error {
 
 func parseFile(u *rawURL) (Spec, error) {
 	p, err := u.local("file:///DIR")
-	return Spec{Path: p}, err
+	return Spec{Path: p, params: u.params}, err
 }
 
 func parseDisk(u *rawURL) (Spec, error) {
@@ -176,7 +285,7 @@ func parseDisk(u *rawURL) (Spec, error) {
 	if err != nil {
 		return Spec{}, err
 	}
-	s := Spec{Path: p, FSType: u.param("fstype"), Opts: u.param("opts")}
+	s := Spec{Path: p, FSType: u.param("fstype"), Opts: u.param("opts"), params: u.params}
 	dev := u.param("dev")
 	if dev == "" {
 		return Spec{}, fmt.Errorf("dev is missing: want dev=/dev/NAME, dev=LABEL=NAME, dev=UUID=ID, dev=PARTLABEL=NAME or dev=PARTUUID=ID")
@@ -236,6 +345,9 @@ func redactUser(rest string) string {
 	if i := strings.IndexAny(rest, "/?"); i >= 0 {
 		authority = rest[:i]
 	}
+	if isBracketed(authority) {
+		return rest // the colons are those of an IPv6 address
+	}
 	colon, end := strings.IndexByte(authority, ':'), strings.LastIndexByte(rest, '@')
 	if colon < 0 || end < colon {
 		return rest
@@ -247,9 +359,23 @@ func redactUser(rest string) string {
 	return rest[:colon] + ":xxxxx" + rest[end:]
 }
 
+// isBracketed is true where no password can be: HOST or USER@HOST with an IPv6
+// address in brackets.
+func isBracketed(authority string) bool {
+	user, host, ok := strings.Cut(authority, "@[")
+	if !ok {
+		user, host, ok = "", strings.TrimPrefix(authority, "["), strings.HasPrefix(authority, "[")
+	}
+	address, port, closed := strings.Cut(host, "]")
+	return ok && closed && !strings.ContainsAny(user, ":@") && strings.Trim(address, "0123456789abcdefABCDEF:.") == "" && strings.Trim(port, ":0123456789") == ""
+}
+
 // redactWord blanks what stands behind a key that names a secret, in key=value
 // or in a list of options as in opts=uid=0,pass=x.
 func redactWord(w string) string {
+	if strings.HasPrefix(w, "password-file=/") {
+		return w // where it stands is none
+	}
 	if plain, err := url.PathUnescape(w); err == nil && plain != w && secretAt(plain) >= 0 && secretAt(w) < 0 {
 		return "xxxxx"
 	}

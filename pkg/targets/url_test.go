@@ -2,6 +2,8 @@ package targets
 
 import (
 	"errors"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -21,8 +23,12 @@ func TestParse(t *testing.T) {
 		"disk:///x?opts=data=journal,commit=1&dev=PARTLABEL=a=b": {Scheme: "disk", Path: "/x", Device: "PARTLABEL=a=b", Opts: "data=journal,commit=1"},
 		"disk:///?dev=/dev/disk/by-label/CRASH":                  {Scheme: "disk", Path: "/", Device: "LABEL=CRASH"},
 	} {
-		want.text = text
-		if got, err := Parse(text); err != nil || got != want {
+		got, err := Parse(text)
+		if got.text != text {
+			t.Errorf("text %q", got.text)
+		}
+		got.text, got.params = "", nil
+		if err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("%s:\n got %+v, %v\nwant %+v", text, got, err, want)
 		}
 	}
@@ -35,9 +41,6 @@ func TestParseErrors(t *testing.T) {
 		"file:/var/crash":                 "no scheme",
 		"http://server/x":                 `unknown scheme "http": want disk:///`,
 		"FILE:///x":                       `unknown scheme "FILE"`,
-		"sftp://user@host/x":              "not supported by this build",
-		"nfs://server/export":             "not supported by this build",
-		"raw:///dev/vda":                  "not supported by this build",
 		"file://var/crash":                `"var" stands where a server would: want three slashes, file:///DIR`,
 		"file://user@/x":                  "three slashes",
 		"file://":                         "want an absolute path",
@@ -68,8 +71,10 @@ func TestParseErrors(t *testing.T) {
 			t.Errorf("%.60s:\n got %v\nwant %s", text, err, want)
 		}
 	}
-	if _, err := Parse("ftp://h/"); !errors.Is(err, ErrUnsupported) {
-		t.Errorf("errors.Is: %v", err)
+	for _, sc := range schemes() {
+		if _, err := Parse(sc.name + ":///x"); errors.Is(err, ErrUnsupported) != (sc.parse == nil) {
+			t.Errorf("%s: %v", sc.name, err)
+		}
 	}
 }
 
@@ -86,15 +91,88 @@ func TestRedacted(t *testing.T) {
 		"ftp://u:p%40w@h/?a=b":              "ftp://u:xxxxx@h/?a=b",
 		"cifs://h/s?password=abc&vers=3":    "cifs://h/s?password=xxxxx&vers=3",
 		"cifs://h/s?PassWord=a=b":           "cifs://h/s?PassWord=xxxxx",
+		"cifs://h/s?password-file=/a/b":     "cifs://h/s?password-file=/a/b",
+		"cifs://h/s?password-file=secret":   "cifs://h/s?password-file=xxxxx",
 		"nfs://h/s?opts=uid=0,pass=abc,x=1": "nfs://h/s?opts=uid=0,pass=xxxxx,x=1",
 		"nfs://h/s?opts=uid=0%2Cpass%3Dabc": "nfs://h/s?xxxxx",
 		"user:pw@host":                      "user:xxxxx@host",
+		"sftp://u@[2001:db8::1]:22/x@y":     "sftp://u@[2001:db8::1]:22/x@y",
+		"sftp://[2001:db8::1]/x@y":          "sftp://[2001:db8::1]/x@y",
+		"sftp://u:p@[2001:db8::1]:22/x":     "sftp://u:xxxxx@[2001:db8::1]:22/x",
+		"sftp://u:[p]w@h/x":                 "sftp://u:xxxxx@h/x",
+		"sftp://[:secret]@h/x":              "sftp://[:xxxxx@h/x",
+		"sftp://u@[a:secret@h/x":            "sftp://u@[a:xxxxx@h/x",
 		"disk:///x?dev=LABEL=a":             "disk:///x?dev=LABEL=a",
 		"":                                  "",
 	} {
 		if got := Redacted(text); got != want {
 			t.Errorf("%s: %s, want %s", text, got, want)
 		}
+	}
+}
+
+func TestServerURL(t *testing.T) {
+	for text, want := range map[string]Spec{
+		"x://host/":                        {Host: "host", Path: "/"},
+		"x://user@host:2222//a/b/":         {User: "user", Host: "host", Port: 2222, Path: "/a/b"},
+		"x://us%40er@192.0.2.7/a%20b":      {User: "us@er", Host: "192.0.2.7", Path: "/a b"},
+		"x://u@[2001:db8::1]:65535/x":      {User: "u", Host: "2001:db8::1", Port: 65535, Path: "/x"},
+		"x://u@[fe80::1%25eth0]/x":         {User: "u", Host: "fe80::1%eth0", Path: "/x"},
+		"x://h/x?key=/etc/kdump/key&a=b":   {Host: "h", Path: "/x"},
+		"x://crash-1.example.com:22/x?a=b": {Host: "crash-1.example.com", Port: 22, Path: "/x"},
+	} {
+		u, err := splitURL(text, "x://HOST/DIR")
+		if err != nil {
+			t.Errorf("%s: %v", text, err)
+			continue
+		}
+		got, err := u.server("x://HOST/DIR", "key", "a", "password-file")
+		if !slices.Equal(got.params, u.params) {
+			t.Errorf("%s: params %v", text, got.params)
+		}
+		got.params = nil
+		if err != nil || !reflect.DeepEqual(got, want) || !got.Network() {
+			t.Errorf("%s:\n got %+v, %v\nwant %+v", text, got, err, want)
+		}
+	}
+	for text, want := range map[string]string{
+		"x:///x":                        "no server: want x://HOST/DIR",
+		"x://u@/x":                      "no server",
+		"x://:22/x":                     "no server",
+		"x://h":                         "want an absolute path",
+		"x://h:/x":                      "port is empty",
+		"x://h:0/x":                     "want 1 to 65535",
+		"x://h:65536/x":                 "want 1 to 65535",
+		"x://u:secret@h/x":              "password-file=/etc/kdump/pw",
+		"x://u:@h/x":                    "password-file=/etc/kdump/pw",
+		"x://h_/../x":                   `without ".."`,
+		"x://h!/x":                      "want a host name",
+		"x://-h/x":                      "want a host name",
+		"x://a..b/x":                    "want a host name",
+		"x://fe80::1/x":                 "IPv6 address in brackets",
+		"x://[fe80::1]/x":               "want [fe80::1%25eth0]",
+		"x://u%0a@h/x":                  "control character",
+		"x://h/x?key=id":                "key=id: want the absolute path of a file",
+		"x://h/x?password-file=/a/../b": "want the absolute path of a file",
+		"x://h/x?ca=/b":                 `unknown query key "ca": want key, a, password-file`,
+	} {
+		u, err := splitURL(text, "x://HOST/DIR")
+		if err == nil {
+			_, err = u.server("x://HOST/DIR", "key", "a", "password-file")
+		}
+		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "secret") {
+			t.Errorf("%s:\n got %v\nwant %s", text, err, want)
+		}
+	}
+}
+
+func TestFilesOfURL(t *testing.T) {
+	u, err := splitURL("x://h/x?key=/k&a=/not&known_hosts=/h&password-file=/p&ca=/c&dev=/dev/x", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := (Spec{params: u.params}).Files(); !slices.Equal(got, []string{"/k", "/h", "/p", "/c"}) {
+		t.Errorf("%q", got)
 	}
 }
 
@@ -128,7 +206,7 @@ func TestTableOfSchemes(t *testing.T) {
 			t.Errorf("%+v", s)
 		}
 		seen[s.name] = true
-		if s.form != "" && !strings.HasPrefix(s.form, s.name+":///") {
+		if s.form != "" && !strings.HasPrefix(s.form, s.name+"://") {
 			t.Errorf("form %s", s.form)
 		}
 	}
@@ -167,8 +245,16 @@ func FuzzParse(f *testing.F) {
 		if !strings.HasPrefix(s.Path, "/") || strings.Contains(s.Path+"/", "/../") || strings.ContainsRune(s.Path, 0) {
 			t.Errorf("%q: path %q", text, s.Path)
 		}
-		if (s.Scheme == "disk") != (s.Device != "") || s.Scheme != "disk" && s.Scheme != "file" {
+		if s.Scheme == "disk" && s.Device == "" {
 			t.Errorf("%q: %+v", text, s)
+		}
+		if hostless := []string{"disk", "file", "raw"}; s.Network() == slices.Contains(hostless, s.Scheme) {
+			t.Errorf("%q: %+v", text, s)
+		}
+		for _, f := range s.Files() {
+			if !strings.HasPrefix(f, "/") {
+				t.Errorf("%q: file %q", text, f)
+			}
 		}
 	})
 }

@@ -79,7 +79,7 @@ func (m *mmu) walk(r *Reader, vaddr uint64) (mapping, error) {
 	table := m.root
 	for level := m.levels - 1; level >= 0; level-- {
 		shift := m.levelShift(level)
-		entry, err := r.tableEntry(level, table+8*(vaddr>>shift&mask))
+		entry, err := r.tableEntry(m, level, table+8*(vaddr>>shift&mask))
 		if err != nil {
 			return mapping{}, fmt.Errorf("page table of level %d: %w", level, err)
 		}
@@ -121,8 +121,8 @@ type tableCache struct {
 }
 
 // tableEntry reads one page table entry.
-func (r *Reader) tableEntry(level int, paddr uint64) (uint64, error) {
-	size := uint64(1) << r.c.mmu.pageShift
+func (r *Reader) tableEntry(m *mmu, level int, paddr uint64) (uint64, error) {
+	size := uint64(1) << m.pageShift
 	t := &r.tables
 	if t.data == nil {
 		t.data = make([]byte, maxLevels*size)

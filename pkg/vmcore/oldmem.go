@@ -93,7 +93,7 @@ func OpenOldMem(devmem string, h CoreHeader) (*Core, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Core{src: newOldMemSource(f)}
+	c := &Core{src: newOldMemSource(f), files: []*os.File{f}}
 	if err := c.load(int64(h.Addr)); err != nil {
 		c.Close()
 		return nil, fmt.Errorf("open old memory, ELF headers at %#x of %s: %w", h.Addr, devmem, err)

@@ -13,8 +13,9 @@ import (
 // two windows are in use, except for errors.
 type Reader struct {
 	c       *Core
-	windows [2]window // the first was used last
-	extent  int       // index of the one used last
+	pages   pageReader // nil: an ELF core
+	windows [2]window  // the first was used last; of paddrs where there is a pageReader
+	extent  int        // index of the one used last
 
 	refused span  // a page that the kernel would not map
 	refusal error // why
@@ -38,11 +39,20 @@ type window struct {
 }
 
 // NewReader makes a Reader. Close it when done, and before the Core.
-func (c *Core) NewReader() *Reader { return &Reader{c: c} }
+func (c *Core) NewReader() *Reader {
+	r := &Reader{c: c}
+	if c.pages != nil {
+		r.pages = c.pages.newReader()
+	}
+	return r
+}
 
 // Close unmaps the windows.
 func (r *Reader) Close() error {
 	var first error
+	if r.pages != nil {
+		first = r.pages.Close()
+	}
 	for i := range r.windows {
 		if err := r.windows[i].unmap(); err != nil && first == nil {
 			first = err
@@ -57,6 +67,9 @@ func (r *Reader) ReadPhys(p []byte, paddr uint64) error { return r.readPhys(p, p
 
 // readPhys reads through a window, or, if direct and possible, past it.
 func (r *Reader) readPhys(p []byte, paddr uint64, direct bool) error {
+	if r.pages != nil {
+		return r.readPages(p, paddr)
+	}
 	for len(p) > 0 {
 		e := r.find(paddr)
 		if e == nil {

@@ -22,9 +22,10 @@ const (
 // unknownSize is the size of a file that does not tell.
 const unknownSize = math.MaxInt64
 
-// source is the file that holds the core.
+// source is the file that holds an ELF core.
 type source struct {
 	file   *os.File
+	plain  io.ReaderAt // the file, or what a flattened file stands for
 	size   int64
 	page   int64 // page size of the running kernel
 	mapped bool  // reading costs much more than mapping
@@ -34,7 +35,7 @@ type source struct {
 }
 
 func newSource(f *os.File) source {
-	s := source{file: f, size: unknownSize, page: int64(os.Getpagesize()), mapped: f.Name() == "/proc/vmcore", mmap: unix.Mmap}
+	s := source{file: f, plain: f, size: unknownSize, page: int64(os.Getpagesize()), mapped: f.Name() == "/proc/vmcore", mmap: unix.Mmap}
 	// Seeking, unlike stat, measures block devices too.
 	if end, err := f.Seek(0, io.SeekEnd); err == nil && end > 0 {
 		s.size = end
@@ -43,7 +44,7 @@ func newSource(f *os.File) source {
 }
 
 func newOldMemSource(f *os.File) source {
-	return source{file: f, size: unknownSize, page: int64(os.Getpagesize()), mapped: true, oldMem: true, mmap: unix.Mmap}
+	return source{file: f, plain: f, size: unknownSize, page: int64(os.Getpagesize()), mapped: true, oldMem: true, mmap: unix.Mmap}
 }
 
 // pread fills p without a mapping and says how much of it is good.
@@ -51,7 +52,7 @@ func (s *source) pread(p []byte, off int64) (int, error) {
 	if s.oldMem {
 		return 0, ErrFault
 	}
-	n, err := s.file.ReadAt(p, off)
+	n, err := s.plain.ReadAt(p, off)
 	if n == len(p) {
 		return n, nil
 	}

@@ -1,22 +1,25 @@
-// Package vmcore reads the memory of a crashed kernel out of an ELF core:
-// /proc/vmcore, a copy of it, QEMU's dump-guest-memory, or, where /proc/vmcore
-// is missing, the old memory itself through /dev/mem.
+// Package vmcore reads the memory of a crashed kernel out of a core: the ELF
+// core of /proc/vmcore, a copy of it, QEMU's dump-guest-memory; where
+// /proc/vmcore is missing, the old memory itself through /dev/mem; and dump
+// files of any kind.
 //
-// Start with [Open], or [OpenOldMem] without /proc/vmcore. Every goroutine that
-// reads much makes its own [Core.NewReader]; the methods of Core that read are
-// for a few reads from anywhere. Physical addresses and page frame numbers are
-// those of the crashed kernel, and so is the page size.
+// In a capture kernel start with [Open], or [OpenOldMem] without /proc/vmcore:
+// they link nothing but the ELF reader. [OpenFiles] opens kdump-compressed,
+// flattened and split files too, and brings the decompressors with it. Every
+// goroutine that reads much makes its own [Core.NewReader]; the methods of Core
+// that read are for a few reads from anywhere. Physical addresses and page frame
+// numbers are those of the crashed kernel, and so is the page size.
 //
 // Nothing in a core is trusted: what does not fit together is left out, and
-// [Core.Skipped] says so. Only a file without a usable ELF header is an error.
+// [Core.Skipped] says so. Only a file without a usable header is an error.
 // The package reads 64-bit little endian cores; virtual addresses it translates
-// for x86_64, arm64 and riscv64. It does not classify pages and it does not
-// read kdump-compressed files.
+// for x86_64, arm64 and riscv64. It does not classify pages.
 package vmcore
 
 import (
 	"debug/elf"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -40,10 +43,10 @@ type Error string
 func (e Error) Error() string { return string(e) }
 
 const (
-	// ErrExcluded is the cause where a segment's memory is larger than its
-	// data in the file: a filter has left those pages out.
+	// ErrExcluded is the cause where the file knows of a page but does not have
+	// it: a filter has left it out.
 	ErrExcluded Error = "page was left out of the core"
-	// ErrNotRAM is the cause where no segment covers the address.
+	// ErrNotRAM is the cause where the core knows of no memory at the address.
 	ErrNotRAM Error = "not in any memory segment of the core"
 	// ErrFault is the cause where mapped memory gave an error and there is no
 	// other way to read it.
@@ -63,8 +66,12 @@ func (e *ReadError) Unwrap() error { return e.Err }
 
 // Core is an open core.
 type Core struct {
-	src       source
+	src       source   // of an ELF core
+	pages     pageFile // of other files; nil: an ELF core
+	torn      bool     // a flattened file without its end
+	files     []*os.File
 	header    header
+	headerAt  int64 // of an ELF core
 	notes     notes
 	info      *vmcoreinfo.Info
 	pageShift uint
@@ -73,6 +80,7 @@ type Core struct {
 	skipped   skipList
 	faults    atomic.Uint64
 	mmu       *mmu
+	cpus      int // of a kdump-compressed file's header
 	physBase  uint64
 
 	mu     sync.Mutex // guards shared, the reader of the Core's own methods
@@ -89,7 +97,7 @@ func Open(path string) (*Core, error) {
 }
 
 func openSource(src source) (*Core, error) {
-	c := &Core{src: src}
+	c := &Core{src: src, files: []*os.File{src.file}}
 	if err := c.load(0); err != nil {
 		c.Close()
 		return nil, fmt.Errorf("open core %s: %w", src.file.Name(), err)
@@ -100,6 +108,7 @@ func openSource(src source) (*Core, error) {
 // load reads everything but the memory, from ELF headers at offset at.
 func (c *Core) load(at int64) (err error) {
 	c.shared = c.NewReader()
+	c.headerAt = at
 	if c.header, err = readHeader(c.shared, at, &c.skipped); err != nil {
 		return err
 	}
@@ -137,21 +146,34 @@ func (c *Core) Close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.shared.Close()
-	return c.src.file.Close()
+	return closeAll(c.files)
+}
+
+func closeAll(files []*os.File) error {
+	var errs []error
+	for _, f := range files {
+		errs = append(errs, f.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // Info is the core's VMCOREINFO; without keys if the core has none, never nil.
 func (c *Core) Info() *vmcoreinfo.Info { return c.info }
 
-// Machine is e_machine of the ELF header.
+// Machine is e_machine of an ELF header, and of other files what their utsname
+// says; EM_NONE if that is not known.
 func (c *Core) Machine() elf.Machine { return c.header.machine }
 
 // ByteOrder is the crashed machine's.
 func (c *Core) ByteOrder() binary.ByteOrder { return binary.LittleEndian }
 
 // Incomplete reports whether the file says of itself that it was not finished:
-// bit 0 of e_flags, set by makedumpfile while it writes an ELF file.
-func (c *Core) Incomplete() bool { return c.header.flags&1 != 0 }
+// by bit 0 of e_flags, set by makedumpfile while it writes an ELF file, by the
+// status of a kdump-compressed one, by the missing end of a flattened one; or
+// whether parts of a split dump are missing.
+func (c *Core) Incomplete() bool {
+	return c.torn || c.header.flags&1 != 0 || c.pages != nil && c.pages.incomplete()
+}
 
 // Notes is the contents of all PT_NOTE segments, one after another, as they
 // stand. The caller must not change it.
@@ -161,8 +183,9 @@ func (c *Core) Notes() []byte { return c.notes.raw }
 // if there is none.
 func (c *Core) VMCoreInfoNote() (offset, size int) { return c.notes.infoOffset, c.notes.infoSize }
 
-// NumCPUs is the number of NT_PRSTATUS notes, at least 1.
-func (c *Core) NumCPUs() int { return max(1, len(c.notes.stacks)) }
+// NumCPUs is the number of NT_PRSTATUS notes, or what the header of a
+// kdump-compressed file says; at least 1.
+func (c *Core) NumCPUs() int { return max(1, len(c.notes.stacks), c.cpus) }
 
 // StackPointers are those of the CPUs at the crash, in the order of the notes;
 // 0 where a note has none.
@@ -238,15 +261,33 @@ func (c *Core) Translate(vaddr uint64) (paddr uint64, err error) {
 
 // MachineName is what uname(2) calls an architecture.
 func MachineName(m elf.Machine) string {
-	switch m {
-	case elf.EM_X86_64:
-		return "x86_64"
-	case elf.EM_AARCH64:
-		return "aarch64"
-	case elf.EM_RISCV:
-		return "riscv64"
+	for _, a := range machines() {
+		if a.machine == m {
+			return a.name
+		}
 	}
 	return m.String()
+}
+
+// machineNamed is the architecture that uname(2) calls so, or EM_NONE.
+func machineNamed(name string) elf.Machine {
+	for _, a := range machines() {
+		if a.name == name {
+			return a.machine
+		}
+	}
+	return elf.EM_NONE
+}
+
+// machineName is what uname(2) calls a 64-bit little endian machine.
+type machineName struct {
+	machine elf.Machine
+	name    string
+}
+
+func machines() []machineName {
+	return []machineName{{elf.EM_X86_64, "x86_64"}, {elf.EM_AARCH64, "aarch64"}, {elf.EM_RISCV, "riscv64"},
+		{elf.EM_PPC64, "ppc64le"}, {elf.EM_LOONGARCH, "loongarch64"}}
 }
 
 // skipList collects lines for Core.Skipped.

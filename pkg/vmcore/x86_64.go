@@ -38,7 +38,8 @@ func newX86(c *Core) *mmu {
 		m.linears = append(m.linears, image)
 		c.physBase = x86StartKernelMap - image.delta
 	}
-	if direct, ok := directMap(c, x86KernelHalf, x86StartKernelMap-1); ok {
+	direct, haveDirect := directMap(c, x86KernelHalf, x86StartKernelMap-1)
+	if haveDirect {
 		m.linears = append(m.linears, direct)
 	}
 	pgd, known := c.info.Symbol("init_top_pgt")
@@ -54,7 +55,44 @@ func newX86(c *Core) *mmu {
 		m.noTables = fmt.Errorf("SYMBOL(swapper_pg_dir) %#x is not in the kernel image", pgd)
 	}
 	m.root = pgd - image.delta
+	if m.noTables == nil && !haveDirect && c.pages != nil {
+		if direct, ok := m.x86DirectMap(c.shared); ok {
+			m.linears = append(m.linears, direct)
+		}
+	}
 	return m
+}
+
+// x86DirectMap finds the direct map in the page tables, of a file without
+// segments. It is the first thing that the kernel half of init_top_pgt maps, and
+// its first page is paddr 0: its base is random by whole GiB
+// (kernel_randomize_memory() in arch/x86/mm/kaslr.c).
+func (m *mmu) x86DirectMap(r *Reader) (linear, bool) {
+	table, vaddr, index := m.root, uint64(0), uint64(256)
+	for level := m.levels - 1; level >= 0; level-- {
+		for ; ; index++ {
+			if index == 512 {
+				return linear{}, false
+			}
+			entry, err := r.tableEntry(m, level, table+8*index)
+			if err != nil {
+				return linear{}, false
+			}
+			next, leaf, present := m.decode(entry, level)
+			if !present {
+				continue
+			}
+			vaddr |= index << m.levelShift(level)
+			if leaf > 0 {
+				vaddr |= -(uint64(1) << m.sign)
+				delta := vaddr - next
+				return linear{delta, x86StartKernelMap - 1, delta}, delta%(1<<30) == 0 && delta >= x86KernelHalf
+			}
+			table, index = next, 0
+			break
+		}
+	}
+	return linear{}, false
 }
 
 // x86Image is the mapping of the kernel image, from NUMBER(phys_base), or from

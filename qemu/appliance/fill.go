@@ -3,12 +3,12 @@ package main
 import (
 	"encoding/binary"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -41,16 +41,20 @@ type hoard struct {
 // large free blocks comes first.
 func fillers() []filler {
 	return []filler{
+		{"gigantic", fillGigantic, 0},
 		{"hugetlb", fillHugetlb, 4},
 		{"thp", fillTHP, 8},
 		{"anon", fillAnon, 14},
 		{"mlocked", fillLocked, 1},
+		{"folios", fillFolios, 2},
+		{"ksm", fillKSM, 0},
 		{"zero", fillZero, 4},
 		{"shmem", fillShmem, 5},
 		{"cache", fillCache, 7},
 		{"device-cache", fillDeviceCache, 7},
 		{"swapcache", fillSwapCache, 2},
 		{"slab", fillSlab, 2},
+		{"zram", fillZram, 2},
 		{"vmalloc", fillVmalloc, 3},
 		{"tasks", fillTasks, 1},
 		{"hwpoison", fillPoison, 0},
@@ -354,27 +358,92 @@ func fillTasks(h *hoard, _ int) (string, error) {
 	return "6 processes", nil
 }
 
-// fillPoison has the kernel take one page out of use as if the hardware had
-// reported it. The owner of a dirty page is killed for it, so that is a child.
-func fillPoison(*hoard, int) (string, error) {
-	out, err := exec.Command("/proc/self/exe", "poison").CombinedOutput()
-	kb := meminfo("HardwareCorrupted") >> 10
-	if kb == 0 {
-		return "", fmt.Errorf("madvise hwpoison: %w: %.80s", err, out)
+// fillGigantic faults in the pages of 1 GiB that the kernel reserved at its start
+// for hugepagesz=1G.
+func fillGigantic(h *hoard, _ int) (string, error) {
+	b, err := os.ReadFile("/sys/kernel/mm/hugepages/hugepages-1048576kB/free_hugepages")
+	if err != nil {
+		return "", fmt.Errorf("no pages of 1 GiB: %w", err)
 	}
-	return fmt.Sprintf("1 page, HardwareCorrupted %d kB", kb), nil
+	n, _ := strconv.Atoi(strings.TrimSpace(string(b)))
+	if n == 0 {
+		return "", fmt.Errorf("no page of 1 GiB was reserved")
+	}
+	const hugeShift = 26 // MAP_HUGE_SHIFT
+	m, err := h.mapAnon(n<<30, unix.MAP_HUGETLB|30<<hugeShift, -1)
+	if err != nil {
+		return "", err
+	}
+	for i := 0; i < len(m); i += 4 << 20 {
+		h.paint(m[i:i+page], "gigantic", i/page)
+	}
+	h.maps = append(h.maps, m)
+	return pages(len(m)), nil
 }
 
-// poison is the child of fillPoison.
-func poison(stderr io.Writer) int {
-	h := &hoard{}
-	m, err := h.mapAnon(page, 0, unix.MADV_NOHUGEPAGE)
-	if err == nil {
-		h.paintAll(m, "hwpoison")
-		err = unix.Madvise(m, unix.MADV_HWPOISON)
+// fillFolios has anonymous pages in folios of 64 KiB (Linux 6.8).
+func fillFolios(h *hoard, bytes int) (string, error) {
+	const dir = "/sys/kernel/mm/transparent_hugepage/hugepages-64kB"
+	if err := os.WriteFile(dir+"/enabled", []byte("always"), 0); err != nil {
+		return "", err
 	}
-	fmt.Fprintln(stderr, err)
-	return 1
+	m, err := h.mapAnon(bytes&^(page-1), 0, -1)
+	if err != nil {
+		return "", err
+	}
+	h.paintAll(m, "folio")
+	h.maps = append(h.maps, m)
+	n, _ := os.ReadFile(dir + "/stats/anon_fault_alloc")
+	return fmt.Sprintf("%s, %s folios of 64 KiB", pages(len(m)), strings.TrimSpace(string(n))), nil
+}
+
+// fillKSM has the kernel merge equal pages.
+func fillKSM(h *hoard, _ int) (string, error) {
+	const dir = "/sys/kernel/mm/ksm/"
+	m, err := h.mapAnon(64*page, 0, unix.MADV_NOHUGEPAGE)
+	if err != nil {
+		return "", err
+	}
+	for i := 0; i < len(m); i += page {
+		h.paint(m[i:i+page], "ksm", 1+i/page%8*4)
+	}
+	h.maps = append(h.maps, m)
+	if err := unix.Madvise(m, unix.MADV_MERGEABLE); err != nil {
+		return "", fmt.Errorf("madvise mergeable: %w", err)
+	}
+	if err := os.WriteFile(dir+"run", []byte("1"), 0); err != nil {
+		return "", err
+	}
+	shared := ""
+	for range 50 {
+		b, _ := os.ReadFile(dir + "pages_shared")
+		if shared = strings.TrimSpace(string(b)); shared != "0" {
+			break
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	return shared + " pages shared", os.WriteFile(dir+"run", []byte("0"), 0)
+}
+
+// fillZram fills a compressed disk in memory: pages of zsmalloc.
+func fillZram(h *hoard, bytes int) (string, error) {
+	if err := os.WriteFile("/sys/block/zram0/disksize", []byte(strconv.Itoa(bytes&^(page-1))), 0); err != nil {
+		return "", err
+	}
+	f, err := os.OpenFile("/dev/zram0", os.O_WRONLY, 0)
+	if err != nil {
+		return "", err
+	}
+	h.files = append(h.files, f)
+	p := make([]byte, page)
+	for i := range bytes / page {
+		clear(p)
+		h.paint(p, "zram", i)
+		if _, err := f.Write(p); err != nil {
+			return "", err
+		}
+	}
+	return pages(bytes), f.Sync()
 }
 
 // fillFreed leaves free pages that are not zero.

@@ -6,6 +6,9 @@
 //	appliance.load=PROGRAM   how the capture kernel is loaded: kdumpctl, self or none (default kdumpctl)
 //	appliance.append="WORDS" appended to the capture kernel's command line
 //	appliance.fill=no        do not fill the memory before the crash
+//	appliance.grow=MIB       before that, wait until the host has added that much memory
+//	appliance.shrink=MIB     then, wait until the host has taken that much away
+//	appliance.offline=1      then, take one block of memory out of use
 //	appliance.target=SERIAL  disk that the dump is looked for on after the crash
 //	appliance.part=N         its partition; none: the whole disk
 //	appliance.fstype=TYPE    its filesystem (default ext4)
@@ -44,7 +47,7 @@ func run(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 		case "idle":
 			return idle(args[1:])
 		case "poison":
-			return poison(stderr)
+			return poison(strings.Join(args[1:], " "), stderr)
 		}
 	}
 	a := &appliance{out: stdout}
@@ -177,6 +180,7 @@ func findDisk(serial string) string {
 // crash fills the memory, loads the capture kernel and panics.
 func (a *appliance) crash() error {
 	a.mountData()
+	a.changeMemory()
 	if a.words["appliance.fill"] != "no" {
 		fillMemory(&a.hoard, a.say)
 	}

@@ -156,14 +156,30 @@ func copyData(out, in *os.File, off int64) error {
 	}
 }
 
-func command(ctx context.Context, stdin, name string, args ...string) error {
-	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Env = append(os.Environ(), "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
-	if path, err := exec.LookPath(name); err != nil {
-		cmd.Path, cmd.Err = "/usr/sbin/"+name, nil // not in the PATH of users other than root
-	} else {
-		cmd.Path = path
+// Extract copies a folder of an ext4 image that nobody has mounted, with all that
+// is below, to the folder to, which is made. Owners are not kept.
+func Extract(ctx context.Context, image, folder, to string) error {
+	if err := os.MkdirAll(to, 0o755); err != nil {
+		return err
 	}
+	// debugfs ends with 0 whatever happened, and complains of owners that only root can set.
+	var out bytes.Buffer
+	cmd := program(ctx, "debugfs", "-R", fmt.Sprintf("rdump %q %q", folder, to), image)
+	cmd.Stdout, cmd.Stderr = &out, &out
+	err := cmd.Run()
+	for line := range strings.Lines(out.String()) {
+		if !strings.HasPrefix(line, "debugfs ") && !strings.Contains(line, "while changing ownership") && strings.TrimSpace(line) != "" {
+			err = errors.Join(err, errors.New(strings.TrimSpace(line)))
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("extract %s from %s: %w", folder, image, err)
+	}
+	return nil
+}
+
+func command(ctx context.Context, stdin, name string, args ...string) error {
+	cmd := program(ctx, name, args...)
 	cmd.Stdin = strings.NewReader(stdin)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
@@ -171,4 +187,14 @@ func command(ctx context.Context, stdin, name string, args ...string) error {
 		return fmt.Errorf("%s: %w: %s", name, err, strings.TrimSpace(out.String()))
 	}
 	return nil
+}
+
+// program finds what is not in the PATH of users other than root, too.
+func program(ctx context.Context, name string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Env = append(os.Environ(), "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
+	if _, err := exec.LookPath(name); err != nil {
+		cmd.Path, cmd.Err = "/usr/sbin/"+name, nil
+	}
+	return cmd
 }

@@ -3,7 +3,8 @@
 // Tests put it in front of the capture image's init with rdinit=/rawcopy. It
 // copies /proc/vmcore to the bare NVMe disk whose serial number is
 // rawcopy.serial=, then executes /init as if it had never been there; without
-// an /init it powers the machine off.
+// an /init, or with rawcopy.then=poweroff, it powers the machine off. Where the
+// image has a list of modules, they are loaded first.
 //
 // The core starts at the disk's first byte, pages of zeros are left out (the
 // disk is a fresh sparse file), and the last 4096 bytes of the disk say how
@@ -12,6 +13,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -20,6 +22,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ukdump/ukdump/internal/modules"
 )
 
 const (
@@ -33,7 +37,10 @@ func main() {
 
 func run(_ []string, _ io.Reader, _, stderr io.Writer) int {
 	undo, err := mounts()
+	then := ""
 	if err == nil {
+		loadModules(stderr)
+		then = word("rawcopy.then")
 		err = keep(stderr)
 	}
 	if err != nil {
@@ -42,7 +49,7 @@ func run(_ []string, _ io.Reader, _, stderr io.Writer) int {
 	for _, dir := range undo {
 		_ = unix.Unmount(dir, 0)
 	}
-	if _, err := os.Stat("/init"); err == nil {
+	if _, err := os.Stat("/init"); err == nil && then != "poweroff" {
 		err = unix.Exec("/init", []string{"/init"}, os.Environ())
 		fmt.Fprintf(stderr, "rawcopy: exec /init: %v\n", err)
 	}
@@ -67,17 +74,35 @@ func mounts() ([]string, error) {
 	return done, nil
 }
 
-func keep(stderr io.Writer) error {
-	cmdline, err := os.ReadFile("/proc/cmdline")
-	if err != nil {
-		return err
-	}
-	serial := ""
-	for word := range strings.FieldsSeq(string(cmdline)) {
-		if v, ok := strings.CutPrefix(word, "rawcopy.serial="); ok {
-			serial = v
+// word is the value of a word of the kernel command line.
+func word(key string) string {
+	b, _ := os.ReadFile("/proc/cmdline")
+	for w := range strings.FieldsSeq(string(b)) {
+		if v, ok := strings.CutPrefix(w, key+"="); ok {
+			return v
 		}
 	}
+	return ""
+}
+
+// loadModules loads what the capture image lists: without, a kernel for bare
+// machines sees no disk.
+func loadModules(stderr io.Writer) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	results, err := modules.LoadFile(ctx, modules.ListPath, modules.Options{PerModule: 10 * time.Second})
+	if err != nil {
+		fmt.Fprintf(stderr, "rawcopy: %v\n", err)
+	}
+	for _, r := range results {
+		if r.Err != nil && !r.Absent {
+			fmt.Fprintf(stderr, "rawcopy: load module %s: %v\n", r.Name(), r.Err)
+		}
+	}
+}
+
+func keep(stderr io.Writer) error {
+	serial := word("rawcopy.serial")
 	if serial == "" {
 		return fmt.Errorf("rawcopy.serial= is not on the kernel command line")
 	}

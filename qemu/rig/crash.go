@@ -32,6 +32,7 @@ type Crash struct {
 	Raw    bool   // keep the raw core as well; Wrap must have been used on Capture
 	Target *Target
 	Disks  []vm.Disk
+	NICs   []vm.NIC // of a server, for instance
 	Extra  []string // of QEMU
 
 	Limit time.Duration                                  // for all of it; 4 minutes if zero
@@ -168,7 +169,7 @@ func (r *Rig) machine(ctx context.Context, c Crash, dir string) (vm.Config, erro
 	}
 	return vm.Config{
 		Dir: dir, Kernel: c.Kernel.Vmlinuz, Initrd: initrd, Append: c.cmdline(),
-		Memory: c.Memory, CPUs: c.CPUs, Disks: append(disks, c.Disks...), Extra: c.Extra,
+		Memory: c.Memory, CPUs: c.CPUs, Disks: append(disks, c.Disks...), NICs: c.NICs, Extra: c.Extra,
 	}, nil
 }
 

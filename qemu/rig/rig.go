@@ -117,14 +117,24 @@ func (r *Rig) Kernel(name string) (Kernel, error) {
 // Tool is a command of the fetched tools tree: makedumpfile, python3, crash. It runs
 // with the tree's own dynamic linker and libraries, as any user.
 func (r *Rig) Tool(ctx context.Context, name string, args ...string) (*exec.Cmd, error) {
-	tree := filepath.Join(r.Cache, "tools")
-	if !exists(filepath.Join(tree, "usr/bin", name)) {
-		return nil, fmt.Errorf("%s is not there; get it with: %s/qemu/fetch tools", name, r.Root)
+	return r.treeTool(ctx, "tools", name, args)
+}
+
+// Gdb is the fetched gdb, for a script: without any user's settings.
+func (r *Rig) Gdb(ctx context.Context, args ...string) (*exec.Cmd, error) {
+	data := "--data-directory=" + filepath.Join(r.Cache, "gdb/usr/share/gdb")
+	return r.treeTool(ctx, "gdb", "gdb", append([]string{data, "-nx", "-batch"}, args...))
+}
+
+func (r *Rig) treeTool(ctx context.Context, tree, name string, args []string) (*exec.Cmd, error) {
+	root := filepath.Join(r.Cache, tree)
+	if !exists(filepath.Join(root, "usr/bin", name)) {
+		return nil, fmt.Errorf("%s is not there; get it with: %s/qemu/fetch %s", name, r.Root, tree)
 	}
-	libs := filepath.Join(tree, "usr/lib/x86_64-linux-gnu")
-	args = append([]string{"--library-path", libs, filepath.Join(tree, "usr/bin", name)}, args...)
+	libs := filepath.Join(root, "usr/lib/x86_64-linux-gnu")
+	args = append([]string{"--library-path", libs, filepath.Join(root, "usr/bin", name)}, args...)
 	cmd := exec.CommandContext(ctx, filepath.Join(libs, "ld-linux-x86-64.so.2"), args...)
-	cmd.Env = append(os.Environ(), "PYTHONHOME="+filepath.Join(tree, "usr"), "PYTHONDONTWRITEBYTECODE=1")
+	cmd.Env = append(os.Environ(), "PYTHONHOME="+filepath.Join(root, "usr"), "PYTHONDONTWRITEBYTECODE=1")
 	return cmd, nil
 }
 

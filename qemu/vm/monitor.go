@@ -35,8 +35,13 @@ func (m *Machine) Monitor(ctx context.Context) (*Monitor, error) {
 	}
 }
 
-// Execute runs a command, for instance "system_reset", or "set_link" with
-// {"name": "net0", "up": false}, and returns its result.
+// SetLink plugs the cable of a NIC in or out.
+func (q *Monitor) SetLink(ctx context.Context, nic string, up bool) error {
+	_, err := q.Execute(ctx, "set_link", map[string]any{"name": nic, "up": up})
+	return err
+}
+
+// Execute runs a command, for instance "system_reset", and returns its result.
 func (q *Monitor) Execute(ctx context.Context, command string, args map[string]any) (json.RawMessage, error) {
 	if end, ok := ctx.Deadline(); ok {
 		_ = q.conn.SetDeadline(end)

@@ -23,9 +23,10 @@ import (
 
 // Disk is one raw image. Bus is "nvme" or "virtio"; the guest finds it by Serial.
 type Disk struct {
-	Serial string // at most 20 characters
-	Path   string
-	Bus    string
+	Serial   string // at most 20 characters
+	Path     string
+	Bus      string
+	Snapshot bool // what the guest writes is forgotten with the machine
 }
 
 // Config describes a machine.
@@ -38,7 +39,29 @@ type Config struct {
 	CPUs   int    // 2 if zero
 	CPU    string // CPU model; DefaultCPU if empty
 	Disks  []Disk
+	NICs   []NIC
+	Ports  []Port
 	Extra  []string // further arguments of QEMU
+}
+
+// NIC is a network port with a cable to another machine's: a unix socket. The
+// machine that listens is started first; when the other one has ended, the next
+// may connect. QEMU tells the guest nothing of that: the carrier stays, as
+// behind a switch. Monitor.SetLink is what takes it away.
+type NIC struct {
+	Name   string // for SetLink, "net0"
+	MAC    string
+	Socket string // path, at most 107 bytes
+	Listen bool
+	Model  string // "virtio-net-pci" if empty
+	Pcap   string // file that gets every frame; none if empty
+}
+
+// Port is a port of a virtio serial device: a unix socket here, in the guest a
+// /dev/vport*, whose name is in /sys/class/virtio-ports/*/name.
+type Port struct {
+	Name   string
+	Socket string // QEMU listens
 }
 
 // DefaultCPU has all that the emulation knows but cmpxchg16b: QEMU 7.2 now and
@@ -124,11 +147,48 @@ func (c Config) args() []string {
 		if d.Bus == "virtio" {
 			device = "virtio-blk-pci"
 		}
+		snapshot := ""
+		if d.Snapshot {
+			snapshot = "snapshot=on,"
+		}
 		args = append(args,
-			"-drive", fmt.Sprintf("if=none,id=%s,format=raw,cache=unsafe,discard=unmap,file=%s", id, strings.ReplaceAll(d.Path, ",", ",,")),
+			"-drive", fmt.Sprintf("if=none,id=%s,format=raw,cache=unsafe,discard=unmap,%sfile=%s", id, snapshot, comma(d.Path)),
 			"-device", fmt.Sprintf("%s,drive=%s,serial=%s", device, id, d.Serial))
 	}
+	for _, n := range c.NICs {
+		args = append(args, n.args()...)
+	}
+	if len(c.Ports) > 0 {
+		args = append(args, "-device", "virtio-serial-pci")
+	}
+	for i, p := range c.Ports {
+		id := fmt.Sprintf("port%d", i)
+		args = append(args,
+			"-chardev", fmt.Sprintf("socket,id=%s,server=on,wait=off,path=%s", id, comma(p.Socket)),
+			"-device", fmt.Sprintf("virtserialport,nr=%d,chardev=%s,name=%s", i+1, id, p.Name))
+	}
 	return append(args, c.Extra...)
+}
+
+// comma writes a path as QEMU's options want it.
+func comma(path string) string { return strings.ReplaceAll(path, ",", ",,") }
+
+func (n NIC) args() []string {
+	model, server := n.Model, "off"
+	if model == "" {
+		model = "virtio-net-pci"
+	}
+	if n.Listen {
+		server = "on"
+	}
+	args := []string{
+		"-netdev", fmt.Sprintf("stream,id=%s,server=%s,addr.type=unix,addr.path=%s", n.Name, server, comma(n.Socket)),
+		"-device", fmt.Sprintf("%s,netdev=%s,mac=%s,romfile=", model, n.Name, n.MAC),
+	}
+	if n.Pcap != "" {
+		args = append(args, "-object", fmt.Sprintf("filter-dump,id=dump-%s,netdev=%s,file=%s", n.Name, n.Name, comma(n.Pcap)))
+	}
+	return args
 }
 
 // follow reads the console until QEMU ends.

@@ -1,0 +1,204 @@
+package targets
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strconv"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// connectPatience bounds one attempt to connect, the question to DNS included;
+// Options.Stall does too where it is shorter.
+const connectPatience = 15 * time.Second
+
+// dial connects to the server of s. The connection has rolling deadlines: see
+// conn. Its errors say what to do.
+func (o Options) dial(ctx context.Context, s Spec, defaultPort int) (net.Conn, error) {
+	port := s.Port
+	if port == 0 {
+		port = defaultPort
+	}
+	return o.dialAddr(ctx, net.JoinHostPort(s.Host, strconv.Itoa(port)))
+}
+
+func (o Options) dialAddr(ctx context.Context, addr string) (net.Conn, error) {
+	within := min(connectPatience, o.stall())
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	dial := o.Dial
+	if dial == nil {
+		dial = (&net.Dialer{KeepAlive: -1}).DialContext // rolling has its own
+	}
+	start := time.Now()
+	c, err := dial(ctx, "tcp", addr)
+	if err != nil {
+		return nil, connectError(addr, time.Since(start), err)
+	}
+	return rolling(c, o.stall()), nil
+}
+
+// conn is a connection whose peer has to do something within stall: each Read
+// and each piece of a Write has that long. A Read is given more as long as the
+// peer's TCP acknowledges what was sent before: on a slow line an answer waits
+// behind all that the socket holds.
+//
+// A connection that is allowed to be silent must send something that is
+// answered more often than that.
+type conn struct {
+	net.Conn
+	raw   syscall.RawConn // nil where it is no socket
+	stall time.Duration
+}
+
+// writePiece is what has to leave within one deadline: 1 KiB/s is progress
+// enough at 30 s.
+const writePiece = 32 << 10
+
+// rolling also tells TCP itself to give up by then: it sees what no deadline of
+// ours does, data that was sent and that nobody acknowledges.
+func rolling(c net.Conn, stall time.Duration) *conn {
+	r := &conn{Conn: c, stall: stall}
+	if s, ok := c.(syscall.Conn); ok {
+		r.raw, _ = s.SyscallConn()
+	}
+	if t, ok := c.(*net.TCPConn); ok {
+		// Errors: the deadlines are there without them.
+		t.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: stall / 3, Interval: max(time.Second, stall/6), Count: 4})
+		r.control(func(fd int) error {
+			return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(stall.Milliseconds()))
+		})
+	}
+	return r
+}
+
+func (c *conn) control(f func(fd int) error) error {
+	if c.raw == nil {
+		return errors.ErrUnsupported
+	}
+	var err error
+	if e := c.raw.Control(func(fd uintptr) { err = f(int(fd)) }); e != nil {
+		return e
+	}
+	return err
+}
+
+func (c *conn) Read(p []byte) (int, error) {
+	last, seen, looked := time.Now(), uint64(0), false
+	for {
+		if err := c.SetReadDeadline(time.Now().Add(c.stall / 4)); err != nil {
+			return 0, err
+		}
+		n, err := c.Conn.Read(p)
+		if n > 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+			return n, err
+		}
+		acked := c.acked()
+		if looked && acked > seen {
+			last = time.Now()
+		}
+		seen, looked = acked, true
+		if time.Since(last) >= c.stall {
+			return 0, c.explain(err)
+		}
+	}
+}
+
+func (c *conn) Write(p []byte) (done int, err error) {
+	for len(p) > 0 && err == nil {
+		if err = c.SetWriteDeadline(time.Now().Add(c.stall)); err != nil {
+			break
+		}
+		var n int
+		n, err = c.Conn.Write(p[:min(len(p), writePiece)])
+		done += n
+		p = p[n:]
+	}
+	return done, c.explain(err)
+}
+
+// acked is how many bytes the peer's TCP has acknowledged in all; 0 where that
+// cannot be known.
+func (c *conn) acked() uint64 {
+	var info *unix.TCPInfo
+	err := c.control(func(fd int) (err error) {
+		info, err = unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+		return err
+	})
+	if err != nil {
+		return 0
+	}
+	return info.Bytes_acked
+}
+
+func (c *conn) explain(err error) error {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return fmt.Errorf("no progress for %v: %w", c.stall, os.ErrDeadlineExceeded)
+	}
+	return err
+}
+
+// connectError says what the errors of connect(2) and of DNS mean to an
+// operator.
+func connectError(addr string, after time.Duration, err error) error {
+	var dns *net.DNSError
+	advice := ""
+	switch {
+	case errors.As(err, &dns) && dns.IsNotFound:
+		return permanent(fmt.Errorf("connect to %s: no such host", addr), "check the name, or write the address")
+	case errors.As(err, &dns):
+		advice = "no name server answered: is nameserver= set, or write the address"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		advice = "is the server running, and on that port"
+	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EADDRNOTAVAIL):
+		advice = "no route: is the network up, and is there a gateway"
+	case errors.Is(err, syscall.EHOSTUNREACH):
+		advice = "nobody answers at that address: is the server up, and in this network"
+	case isTimeout(err):
+		return transient(fmt.Errorf("connect to %s: no answer in %.1f s", addr, after.Seconds()), "is the server up, or does a firewall drop it")
+	}
+	return transient(fmt.Errorf("connect to %s: %w", addr, bare(err)), advice)
+}
+
+// bare is the errno in an error of package net, which would tell the address
+// once more.
+func bare(err error) error {
+	var errno syscall.Errno
+	var op *net.OpError
+	switch {
+	case errors.As(err, &errno):
+		return errno
+	case errors.As(err, &op):
+		return op.Err
+	}
+	return err
+}
+
+func isTimeout(err error) bool {
+	var t net.Error
+	return errors.As(err, &t) && t.Timeout() || errors.Is(err, context.DeadlineExceeded)
+}
+
+// isBroken is true for what says that a connection is gone, so that another one
+// may do.
+func isBroken(err error) bool {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, io.ErrClosedPipe) || isTimeout(err) {
+		return true
+	}
+	var errno syscall.Errno
+	if !errors.As(err, &errno) {
+		return false
+	}
+	switch errno {
+	case syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.ECONNABORTED, syscall.EPIPE, syscall.ETIMEDOUT, syscall.ENOTCONN,
+		syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.ENETDOWN, syscall.ENETRESET, syscall.EHOSTDOWN:
+		return true
+	}
+	return false
+}

@@ -1,0 +1,450 @@
+package targets
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/pkg/sftp"
+)
+
+// spareChunks are filled while all the others are in flight.
+const spareChunks = 2
+
+// sftpFile copies what it is given into chunks, each the size of one packet,
+// and has several of them under way. A chunk belongs to the file until the
+// server has acknowledged it: so it can be sent again when the connection was
+// lost. The chunks are all the memory there is: 10 of 255 KiB, or 66 of 32 KiB.
+type sftpFile struct {
+	t    *sftpTarget
+	name string // final, relative to the target
+
+	position sync.Mutex // of Write
+	pos      int64
+
+	mu      sync.Mutex
+	changed sync.Cond // anything below
+	workers int
+	size    int64
+	filling *chunk   // not yet queued
+	free    []*chunk // made as they are needed, up to limit
+	made    int
+	limit   int
+	packet  int
+	queue   []*chunk // in the order of the writes
+	flying  []*chunk
+	err     error // the first one
+	ended   bool  // committed or closed
+
+	appends bool  // every write so far began where the one before ended
+	next    int64 // where that is
+	acked   int64 // one past the highest byte acknowledged
+
+	opening sync.Mutex
+	handle  *sftp.File   // of session
+	session *sftpSession // on which the file is open
+
+	unsynced string // why Commit could not sync
+}
+
+// chunk is a piece of the file that the server has not acknowledged yet.
+type chunk struct {
+	b   []byte
+	off int64
+}
+
+func (c *chunk) end() int64 { return c.off + int64(len(c.b)) }
+
+func (c *chunk) overlaps(d *chunk) bool { return c.off < d.end() && d.off < c.end() }
+
+func (t *sftpTarget) Create(ctx context.Context, name string) (File, error) {
+	err := errors.Join(ctx.Err(), checkName(name))
+	f := &sftpFile{t: t, name: name, appends: true}
+	f.changed.L = &f.mu
+	if err == nil {
+		err = t.on(ctx, f.create)
+	}
+	if err != nil {
+		return nil, newError("create", name, t.url, t.advise(err, name))
+	}
+	return f, nil
+}
+
+func (f *sftpFile) final() string      { return f.t.remote(f.name) }
+func (f *sftpFile) incomplete() string { return f.t.remote(IncompleteName(f.name)) }
+
+// create makes a new file rather than emptying the old one: an abandoned
+// attempt may still write to that.
+func (f *sftpFile) create(s *sftpSession) error {
+	if err := f.t.mkdirs(s, path.Dir(f.final())); err != nil {
+		return err
+	}
+	if _, err := s.Lstat(f.final()); !errors.Is(err, fs.ErrNotExist) {
+		return cmpOr(err, fs.ErrExist)
+	}
+	if err := missingIsFine(s.Client.Remove(f.incomplete())); err != nil {
+		return f.t.diagnose(s, path.Dir(f.final()), err)
+	}
+	h, err := s.OpenFile(f.incomplete(), os.O_RDWR|os.O_CREATE|os.O_EXCL)
+	if err != nil {
+		return f.t.diagnose(s, path.Dir(f.final()), err)
+	}
+	if err := h.Chmod(fileMode); err != nil && !answered(err) {
+		return err
+	}
+	f.handle, f.session, f.packet, f.limit = h, s, s.packet, s.inFlight+spareChunks
+	return nil
+}
+
+func (f *sftpFile) Size() int64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.size
+}
+
+func (f *sftpFile) Write(p []byte) (int, error) {
+	f.position.Lock()
+	defer f.position.Unlock()
+	n, err := f.WriteAt(p, f.pos)
+	f.pos += int64(n)
+	return n, err
+}
+
+func (f *sftpFile) WriteAt(p []byte, off int64) (done int, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for {
+		if err := f.usable(); err != nil {
+			return done, err
+		}
+		if len(p) == 0 {
+			return done, nil
+		}
+		c := f.room(off)
+		if c == nil {
+			f.changed.Wait()
+			continue
+		}
+		n := min(len(p), f.packet-len(c.b))
+		c.b = append(c.b, p[:n]...)
+		p, off, done = p[n:], off+int64(n), done+n
+		f.size = max(f.size, off)
+		if len(c.b) == f.packet {
+			f.push()
+		}
+	}
+}
+
+// usable needs mu.
+func (f *sftpFile) usable() error {
+	if f.err == nil && f.ended {
+		return newError("write", f.name, f.t.url, os.ErrClosed)
+	}
+	return f.err
+}
+
+// room is the chunk to which a byte at off is appended; nil: none is free. It
+// needs mu.
+func (f *sftpFile) room(off int64) *chunk {
+	if f.filling != nil && f.filling.end() != off {
+		f.push()
+	}
+	if f.filling != nil {
+		return f.filling
+	}
+	var c *chunk
+	switch n := len(f.free); {
+	case n > 0:
+		c, f.free = f.free[n-1], f.free[:n-1]
+	case f.made < f.limit:
+		c = &chunk{b: make([]byte, 0, f.packet)}
+		f.made++
+	default:
+		return nil
+	}
+	c.b, c.off = c.b[:0], off
+	f.appends = f.appends && off == f.next
+	f.filling = c
+	return c
+}
+
+// push lets the chunk go that is being filled. It needs mu.
+func (f *sftpFile) push() {
+	if f.filling == nil {
+		return
+	}
+	f.next = f.filling.end()
+	f.queue = append(f.queue, f.filling)
+	f.filling = nil
+	if f.workers < f.limit-spareChunks && f.workers < len(f.queue)+len(f.flying) {
+		f.workers++
+		go f.work()
+	}
+	f.changed.Broadcast()
+}
+
+// work sends chunks, one at a time, until the file has ended or failed.
+func (f *sftpFile) work() {
+	for c := f.take(); c != nil; c = f.take() {
+		err := f.t.on(f.t.closed, func(s *sftpSession) error { return f.send(s, c) })
+		if err != nil {
+			f.fail("write", err)
+		}
+	}
+}
+
+// take waits for a chunk that no other overlaps which was written before it and
+// is not acknowledged yet: those overtake each other on the way.
+func (f *sftpFile) take() *chunk {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for {
+		if f.err != nil || f.ended && f.filling == nil && len(f.queue) == 0 {
+			return nil
+		}
+		for i, c := range f.queue {
+			if !slices.ContainsFunc(f.flying, c.overlaps) && !slices.ContainsFunc(f.queue[:i], c.overlaps) {
+				f.queue = slices.Delete(f.queue, i, i+1)
+				f.flying = append(f.flying, c)
+				return c
+			}
+		}
+		f.changed.Wait()
+	}
+}
+
+// send writes the chunk, and gives it back before the session can be drained:
+// what was acknowledged is then neither sent again nor cut off.
+func (f *sftpFile) send(s *sftpSession, c *chunk) error {
+	h, err := f.opened(s)
+	if err != nil {
+		return err
+	}
+	if _, err := h.WriteAt(c.b, c.off); err != nil {
+		return f.t.diagnose(s, path.Dir(f.final()), err)
+	}
+	f.t.progress()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.acked = max(f.acked, c.end())
+	f.flying = slices.DeleteFunc(f.flying, func(d *chunk) bool { return d == c })
+	f.free = append(f.free, c)
+	f.changed.Broadcast()
+	return nil
+}
+
+// opened is the file as it is open on s. After a lost connection it is opened again,
+// and what was written behind the acknowledged bytes is cut off; where writes
+// were at offsets, those that were not acknowledged are written over.
+func (f *sftpFile) opened(s *sftpSession) (*sftp.File, error) {
+	f.opening.Lock()
+	defer f.opening.Unlock()
+	if f.session == s {
+		return f.handle, nil
+	}
+	h, err := s.OpenFile(f.incomplete(), os.O_RDWR)
+	if err != nil {
+		return nil, fmt.Errorf("open again after a lost connection: %w", err)
+	}
+	info, err := h.Stat()
+	if err != nil {
+		return nil, err
+	}
+	f.mu.Lock()
+	acked, appends := f.acked, f.appends
+	f.mu.Unlock()
+	if info.Size() < acked {
+		return nil, transient(fmt.Errorf("the server has %d bytes of %d that it had acknowledged", info.Size(), acked), "it was restarted before they were on its disk: a new attempt may do")
+	}
+	good := f.prefix()
+	if appends && info.Size() > good {
+		if err := h.Truncate(good); err != nil {
+			return nil, err
+		}
+	}
+	f.t.opts.logf("%s: %s goes on at byte %d", f.t.login.addr, f.name, good)
+	f.handle, f.session = h, s
+	return h, nil
+}
+
+// prefix is how much of the file is acknowledged from its beginning, as far as
+// the writes went through it in order.
+func (f *sftpFile) prefix() int64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	low := f.acked
+	for _, c := range slices.Concat(f.queue, f.flying) {
+		low = min(low, c.off)
+	}
+	return low
+}
+
+// fail keeps the first error and returns it.
+func (f *sftpFile) fail(op string, err error) error {
+	err = f.t.advise(err, f.name)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.err == nil {
+		f.err = newError(op, f.name, f.t.url, err)
+	}
+	f.changed.Broadcast()
+	return f.err
+}
+
+// flush waits until the server has acknowledged everything.
+func (f *sftpFile) flush() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.push()
+	for f.err == nil && len(f.queue)+len(f.flying) > 0 {
+		f.changed.Wait()
+	}
+	return f.usable()
+}
+
+// ReadAt fails without consequences, except for errors of earlier writes.
+func (f *sftpFile) ReadAt(p []byte, off int64) (n int, err error) {
+	if err := f.flush(); err != nil {
+		return 0, err
+	}
+	size := f.Size()
+	if off >= size {
+		return 0, io.EOF
+	}
+	want := p[:min(int64(len(p)), size-off)]
+	err = f.t.on(f.t.closed, func(s *sftpSession) error {
+		h, err := f.opened(s)
+		if err != nil {
+			return err
+		}
+		n, err = h.ReadAt(want, off)
+		if err == io.EOF { // the server's answer: a broken connection is another
+			err = nil
+		}
+		return err
+	})
+	switch {
+	case err != nil:
+		return n, newError("read", f.name, f.t.url, f.t.advise(err, f.name))
+	case n < len(want):
+		return n, newError("read", f.name, f.t.url, permanent(fmt.Errorf("%d of %d bytes at %d: %w", n, len(want), off, io.ErrUnexpectedEOF), "is the file shorter on the server"))
+	case n < len(p):
+		return n, io.EOF
+	}
+	return n, nil
+}
+
+func (f *sftpFile) Commit() error {
+	if err := f.flush(); err != nil {
+		return err
+	}
+	ctx := f.t.closed
+	patience := f.t.opts.stall() + time.Duration(f.Size()/fsyncRate)*time.Second
+	if err := f.t.onPatient(ctx, patience, f.settle); err != nil {
+		return f.fail("sync", err)
+	}
+	f.mu.Lock()
+	f.ended = true
+	f.changed.Broadcast()
+	f.mu.Unlock()
+	again := false
+	err := f.t.on(ctx, func(s *sftpSession) error {
+		defer func() { again = true }()
+		return rename(s, f.incomplete(), f.final(), again)
+	})
+	if err != nil {
+		return f.fail("commit", err)
+	}
+	return nil
+}
+
+// settle makes the bytes durable, as far as the server can, and makes sure that
+// all of them are in the file of that name.
+func (f *sftpFile) settle(s *sftpSession) error {
+	h, err := f.opened(s)
+	if err != nil {
+		return err
+	}
+	if v, _ := s.HasExtension("fsync@openssh.com"); v != "1" {
+		f.unsynced = "the server has no fsync@openssh.com"
+	} else if err := h.Sync(); err != nil {
+		return f.t.diagnose(s, path.Dir(f.final()), err)
+	}
+	info, err := h.Stat()
+	if err != nil {
+		return err
+	}
+	if info.Size() != f.Size() {
+		return transient(fmt.Errorf("the server has %d bytes, %d were written", info.Size(), f.Size()), "does something else write there")
+	}
+	if err := f.ours(s, h, info); err != nil {
+		return err
+	}
+	err = h.Close()
+	f.opening.Lock()
+	f.session, f.handle = nil, nil
+	f.opening.Unlock()
+	return err
+}
+
+// ours makes sure that the incomplete name still is this file, and not one that
+// a later attempt created while this one was stuck. SFTP tells no inode: so the
+// time of the name is changed, and looked at through the open file.
+func (f *sftpFile) ours(s *sftpSession, h *sftp.File, before os.FileInfo) error {
+	mark := before.ModTime().Add(-24 * time.Hour).Truncate(2 * time.Second) // vfat counts in these
+	err := s.Chtimes(f.incomplete(), mark, mark)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return permanent(fmt.Errorf("%s is gone", f.incomplete()), "another attempt took it away")
+	case err != nil && answered(err):
+		return nil // not everybody may set times
+	case err != nil:
+		return err
+	}
+	marked, err := h.Stat()
+	if err != nil {
+		return err
+	}
+	if err := s.Chtimes(f.incomplete(), before.ModTime(), before.ModTime()); err != nil {
+		return err
+	}
+	if !marked.ModTime().Equal(mark) && marked.ModTime().Equal(before.ModTime()) {
+		return permanent(fmt.Errorf("%s now is the file of another attempt", f.incomplete()), "")
+	}
+	return nil
+}
+
+func (f *sftpFile) unconfirmed() string { return f.unsynced }
+
+// Close of a file that was not committed sends what is still here.
+func (f *sftpFile) Close() error {
+	f.mu.Lock()
+	ended, failed := f.ended, f.err != nil
+	f.mu.Unlock()
+	if ended {
+		return nil
+	}
+	err := f.flush()
+	if failed {
+		err = nil // it was told before
+	}
+	f.mu.Lock()
+	f.ended = true
+	f.changed.Broadcast()
+	f.mu.Unlock()
+	f.opening.Lock()
+	defer f.opening.Unlock()
+	if s := f.session; s != nil && s.alive() {
+		if closed := s.call(f.t.closed, 0, f.handle.Close); err == nil && !failed {
+			err = newError("close", f.name, f.t.url, closed)
+		}
+	}
+	return err
+}

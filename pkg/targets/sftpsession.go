@@ -1,0 +1,353 @@
+package targets
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/pkg/sftp"
+	"golang.org/x/crypto/ssh"
+)
+
+const (
+	// packet bounds a write or read where the server does not tell its limits:
+	// every server has to take as much. packetsInFlight of them fill the 2 MiB
+	// that OpenSSH lets a channel have under way (CHAN_SES_WINDOW_DEFAULT in
+	// its channels.h).
+	packet          = 32 << 10
+	packetsInFlight = 64
+
+	// largePacket is what OpenSSH takes since 8.5 (SFTP_MAX_MSG_LENGTH less
+	// 1024, in its sftp-server.c, process_extended_limits).
+	largePacket          = 261120
+	largePacketsInFlight = 8
+)
+
+// errLost marks that the connection ended before the server's answer: whether
+// the server has done what it was asked is not known.
+const errLost constError = "the connection was lost"
+
+// sftpSession is one SSH connection that speaks SFTP. It ends once: because the
+// server went away, because nothing moved for the time of Options.Stall, or by
+// end. All calls that wait for an answer return then.
+type sftpSession struct {
+	*sftp.Client
+	conn     ssh.Conn
+	pipe     *sftpPipe
+	stall    time.Duration
+	packet   int // most bytes of a write
+	inFlight int // writes
+
+	mu    sync.Mutex
+	calls map[*sftpCall]struct{} // that wait for an answer
+	idle  sync.Cond              // calls is empty
+	cause error                  // why it ended
+	ended chan struct{}
+}
+
+type sftpCall struct {
+	since    time.Time
+	patience time.Duration
+}
+
+// newSFTPSession returns an error that tells whether to try again.
+func newSFTPSession(ctx context.Context, l *sshLogin, opts Options) (*sftpSession, error) {
+	ctx, cancel := context.WithTimeout(ctx, max(opts.stall(), connectPatience))
+	defer cancel()
+	conn, chans, reqs, err := l.connect(ctx, func(ctx context.Context) (net.Conn, error) { return opts.dialAddr(ctx, l.addr) })
+	if err != nil {
+		return nil, err
+	}
+	go ssh.DiscardRequests(reqs)
+	go func() {
+		for c := range chans {
+			c.Reject(ssh.Prohibited, "")
+		}
+	}()
+	s := &sftpSession{conn: conn, stall: opts.stall(), calls: make(map[*sftpCall]struct{}), ended: make(chan struct{})}
+	s.idle.L = &s.mu
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	err = s.start(l)
+	if !stop() && err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		conn.Close()
+		if cause := context.Cause(ctx); cause != nil {
+			err = transient(fmt.Errorf("SFTP on %s: %w", l.addr, cause), "the server let the user in and then did nothing")
+		}
+		return nil, err
+	}
+	go s.watch()
+	return s, nil
+}
+
+// start asks for SFTP on a channel.
+func (s *sftpSession) start(l *sshLogin) error {
+	const noSFTP = "has the account SFTP? sshd_config wants: Subsystem sftp internal-sftp"
+	ch, reqs, err := s.conn.OpenChannel("session", nil)
+	if err != nil {
+		return permanent(fmt.Errorf("%s: open a session: %w", l.addr, err), noSFTP)
+	}
+	go ssh.DiscardRequests(reqs)
+	go io.Copy(io.Discard, ch.Stderr())
+	ok, err := ch.SendRequest("subsystem", true, ssh.Marshal(struct{ Name string }{"sftp"}))
+	if err != nil {
+		return transient(fmt.Errorf("%s: start SFTP: %w", l.addr, err), "")
+	}
+	if !ok {
+		return permanent(fmt.Errorf("%s refuses user %s the subsystem sftp", l.addr, l.user), noSFTP)
+	}
+	s.pipe = &sftpPipe{Channel: ch}
+	limit, err := s.pipe.greet()
+	if err != nil {
+		return permanent(fmt.Errorf("%s: start SFTP: %w", l.addr, err), noSFTP+"; a shell start file that prints something breaks it too")
+	}
+	s.packet, s.inFlight = packet, packetsInFlight
+	if limit >= largePacket {
+		s.packet, s.inFlight = largePacket, largePacketsInFlight
+	}
+	s.Client, err = sftp.NewClientPipe(s.pipe, s.pipe, sftp.MaxPacketUnchecked(s.packet))
+	if err != nil {
+		return permanent(fmt.Errorf("%s: start SFTP: %w", l.addr, err), noSFTP)
+	}
+	go s.wait()
+	return nil
+}
+
+// wait finds out why SFTP ended: with its connection, or alone.
+func (s *sftpSession) wait() {
+	s.Client.Wait()
+	s.conn.Close()
+	err := s.conn.Wait()
+	if err == nil || errors.Is(err, net.ErrClosed) {
+		err = errors.New("the server ended SFTP")
+	}
+	s.end(err)
+}
+
+// call runs fn, which waits for the server. The error is errLost where the
+// connection is what failed. When ctx ends first so does the connection, which
+// is what makes fn return.
+func (s *sftpSession) call(ctx context.Context, patience time.Duration, fn func() error) error {
+	defer context.AfterFunc(ctx, func() { s.end(context.Cause(ctx)) })()
+	c := &sftpCall{time.Now(), max(patience, s.stall)}
+	s.mu.Lock()
+	if s.cause != nil {
+		s.mu.Unlock()
+		return s.lost()
+	}
+	s.calls[c] = struct{}{}
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		delete(s.calls, c)
+		if len(s.calls) == 0 {
+			s.idle.Broadcast()
+		}
+		s.mu.Unlock()
+	}()
+	err := fn()
+	if err == nil || answered(err) {
+		return err
+	}
+	s.conn.Close()
+	<-s.ended
+	return s.lost()
+}
+
+// answered is true for an error that the server told, or that was made of its
+// answers: all others are of the connection.
+func answered(err error) bool {
+	var status *sftp.StatusError
+	var cause *remoteCause
+	var errno syscall.Errno
+	if isBroken(err) {
+		return false
+	}
+	return errors.As(err, &status) || errors.As(err, &cause) || errors.As(err, &errno) ||
+		errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrExist)
+}
+
+func (s *sftpSession) lost() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return fmt.Errorf("%w: %w", errLost, s.cause)
+}
+
+// end gives the connection up; the first cause stays.
+func (s *sftpSession) end(cause error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cause != nil {
+		return
+	}
+	s.cause = cause
+	close(s.ended)
+	s.conn.Close()
+}
+
+func (s *sftpSession) alive() bool {
+	select {
+	case <-s.ended:
+		return false
+	default:
+		return true
+	}
+}
+
+// drain waits until no call is left that could still take an answer of this
+// session for valid.
+func (s *sftpSession) drain() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for len(s.calls) > 0 {
+		s.idle.Wait()
+	}
+}
+
+// watch keeps a silent connection alive, and ends one whose SFTP server does
+// not answer although its SSH server does: its disk hangs.
+func (s *sftpSession) watch() {
+	tick := time.NewTicker(s.stall / 4)
+	defer tick.Stop()
+	for {
+		select {
+		case <-s.ended:
+			return
+		case now := <-tick.C:
+			if waited, ok := s.stalled(now); ok {
+				s.end(fmt.Errorf("no answer from the SFTP server for %v", waited.Round(time.Second)))
+				return
+			}
+			// The answer, or its absence, is for the deadlines of conn.
+			if _, _, err := s.conn.SendRequest("keepalive@openssh.com", true, nil); err != nil {
+				s.conn.Close() // its own error is the cause, see wait
+				return
+			}
+		}
+	}
+}
+
+// stalled is true when calls wait, and nothing has moved in either direction
+// for as long as the most patient one of them allows.
+func (s *sftpSession) stalled(now time.Time) (time.Duration, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	moved := s.pipe.moved()
+	var patience, waited time.Duration
+	for c := range s.calls {
+		since := c.since
+		if moved.After(since) {
+			since = moved
+		}
+		waited = max(waited, now.Sub(since))
+		patience = max(patience, c.patience)
+	}
+	return waited, len(s.calls) > 0 && waited >= patience
+}
+
+// sftpPipe is the SSH channel below the SFTP library. It asks the server for
+// its limits, which the library does not, before that sees the channel: so the
+// greeting has happened when the library sends its own.
+type sftpPipe struct {
+	ssh.Channel
+	welcome bytes.Reader // the server's VERSION, for the library
+	swallow int          // bytes of the library's INIT that stay here
+	last    atomic.Int64 // when something moved, in ns since 1970
+}
+
+func (p *sftpPipe) moved() time.Time { return time.Unix(0, p.last.Load()) }
+
+func (p *sftpPipe) Read(b []byte) (int, error) {
+	if p.welcome.Len() > 0 {
+		return p.welcome.Read(b)
+	}
+	n, err := p.Channel.Read(b)
+	p.last.Store(time.Now().UnixNano())
+	return n, err
+}
+
+func (p *sftpPipe) Write(b []byte) (int, error) {
+	if n := min(p.swallow, len(b)); n > 0 {
+		p.swallow -= n
+		if n == len(b) {
+			return n, nil
+		}
+		m, err := p.Write(b[n:])
+		return n + m, err
+	}
+	n, err := p.Channel.Write(b)
+	p.last.Store(time.Now().UnixNano())
+	return n, err
+}
+
+// Packet types of draft-ietf-secsh-filexfer-02.
+const (
+	fxpInit          = 1
+	fxpVersion       = 2
+	fxpExtended      = 200
+	fxpExtendedReply = 201
+
+	sftpVersion = 3
+)
+
+// greet returns the longest write that the server says it takes, 0 where it
+// does not say.
+func (p *sftpPipe) greet() (uint64, error) {
+	initial := binary.BigEndian.AppendUint32([]byte{fxpInit}, sftpVersion)
+	if err := p.send(initial); err != nil {
+		return 0, err
+	}
+	version, err := p.receive()
+	if err != nil {
+		return 0, err
+	}
+	if len(version) < 5 || version[0] != fxpVersion {
+		return 0, fmt.Errorf("the server does not speak SFTP: it said %q", version[:min(len(version), 40)])
+	}
+	p.welcome.Reset(append(binary.BigEndian.AppendUint32(nil, uint32(len(version))), version...))
+	p.swallow = 4 + len(initial)
+	if !bytes.Contains(version, []byte("limits@openssh.com")) {
+		return 0, nil
+	}
+	request := binary.BigEndian.AppendUint32([]byte{fxpExtended}, 0)
+	request = append(binary.BigEndian.AppendUint32(request, uint32(len("limits@openssh.com"))), "limits@openssh.com"...)
+	if err := p.send(request); err != nil {
+		return 0, err
+	}
+	reply, err := p.receive()
+	// type, id, then the longest packet, read and write, and the open handles
+	if err != nil || len(reply) < 5+4*8 || reply[0] != fxpExtendedReply {
+		return 0, err
+	}
+	return binary.BigEndian.Uint64(reply[5+2*8:]), nil
+}
+
+func (p *sftpPipe) send(packet []byte) error {
+	_, err := p.Channel.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(packet))), packet...))
+	return err
+}
+
+func (p *sftpPipe) receive() ([]byte, error) {
+	var length [4]byte
+	if _, err := io.ReadFull(p.Channel, length[:]); err != nil {
+		return nil, err
+	}
+	n := binary.BigEndian.Uint32(length[:])
+	if n == 0 || n > packet {
+		return nil, fmt.Errorf("the server does not speak SFTP: it began with %q", length[:])
+	}
+	b := make([]byte, n)
+	_, err := io.ReadFull(p.Channel, b)
+	return b, err
+}
