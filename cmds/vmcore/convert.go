@@ -50,6 +50,7 @@ type convertOptions struct {
 	compressGiven, formatGiven bool
 
 	incomplete bool // IN may be incomplete
+	whole      bool // all that IN has, without a look at what it is
 	sameCodec  bool // that of IN if it is compressed
 }
 
@@ -156,12 +157,24 @@ func convert(e *env, o convertOptions, ins []string, out string) (int, error) {
 		return exitFailed, err
 	}
 	defer done()
-	core, err := vmcore.OpenFiles(ins...)
+	if !o.incomplete {
+		core, err := vmcore.OpenFiles(ins...)
+		if err != nil {
+			return exitFailed, err
+		}
+		defer core.Close()
+		return convertCore(e, o, core, ins, out)
+	}
+	core, lost, err := openTorn(e, o, ins)
 	if err != nil {
 		return exitFailed, err
 	}
 	defer core.Close()
-	return convertCore(e, o, core, ins, out)
+	status, err := convertCore(e, o, core, ins, out)
+	if status == exitOK && lost > 0 {
+		status = exitPartial
+	}
+	return status, err
 }
 
 // convertCore converts an open core, whose files ins are.
@@ -204,22 +217,30 @@ func convertCore(e *env, o convertOptions, core *vmcore.Core, ins []string, out 
 }
 
 // plan decides which pages are kept.
-func (c *conversion) plan() error {
+func (c *conversion) plan() (err error) {
 	level := memmap.Level(c.o.level)
-	m, err := memmap.Plan(c.e.ctx, c.core, memmap.Options{Level: level, Workers: c.o.workers})
-	if ctxErr := c.e.ctx.Err(); ctxErr != nil {
-		return ctxErr
+	if c.o.whole {
+		c.m = memmap.Everything(c.core)
+		c.m.Counts = [memmap.NumClasses]uint64{}
+		c.m.Absent, err = c.core.DropAbsent(c.m.Keep)
+	} else {
+		c.m, err = memmap.Plan(c.e.ctx, c.core, memmap.Options{Level: level, Workers: c.o.workers})
+		if ctxErr := c.e.ctx.Err(); ctxErr != nil {
+			return ctxErr
+		}
+		for _, n := range c.m.Notes {
+			c.e.warn("memory map: %s", n)
+		}
+		if err != nil {
+			c.e.warn("%v", err)
+			c.r.Degraded, err = err.Error(), nil
+		}
 	}
-	for _, n := range m.Notes {
-		c.e.warn("memory map: %s", n)
+	c.r.take(c.core, c.m, level)
+	if err == nil && c.r.Kept == 0 {
+		err = fmt.Errorf("of %d pages of memory there is none to write", c.r.RAM)
 	}
-	if err != nil {
-		c.e.warn("%v", err)
-		c.r.Degraded = err.Error()
-	}
-	c.m = m
-	c.r.take(c.core, m, level)
-	return nil
+	return err
 }
 
 func (c *conversion) options() dump.Options {
@@ -280,7 +301,7 @@ func (c *conversion) writer(out *output) (w kdumpfile.Output, finish func() erro
 		return w, finish, err
 	}
 	h := dump.Header(c.core, c.m, uname(c.core), c.o.codec)
-	h.DumpLevel |= int(earlierLevel(c.core))
+	h.DumpLevel = c.r.Level
 	kept := c.m.Keep.Count()
 	var k deduplicator
 	switch {

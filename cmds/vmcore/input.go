@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/ukdump/ukdump/pkg/memmap"
@@ -19,29 +20,36 @@ type dumpFiles struct {
 	err   error
 }
 
-// openEach opens every file on its own, but those of a split dump together,
+// openEach opens every file on its own, but the parts of a split dump together,
 // where the first of them stands.
 func openEach(paths []string) []dumpFiles {
 	var all []dumpFiles
-	split := -1 // where in all the split dump is
 	for _, path := range paths {
 		core, err := vmcore.OpenFiles(path)
-		if err == nil && isPart(core) {
-			if split >= 0 {
-				all[split].paths = append(all[split].paths, path)
-				core.Close()
-				continue
-			}
-			split = len(all)
+		if err == nil && isPart(core) && joinPart(all, path) {
+			core.Close()
+			continue
 		}
 		all = append(all, dumpFiles{[]string{path}, core, err})
 	}
-	if split >= 0 && len(all[split].paths) > 1 {
-		d := &all[split]
-		d.core.Close()
-		d.core, d.err = vmcore.OpenFiles(d.paths...)
-	}
 	return all
+}
+
+// joinPart adds a part to the split dump that it is of, if there is one.
+func joinPart(all []dumpFiles, path string) bool {
+	for i := range all {
+		d := &all[i]
+		if d.err != nil || !isPart(d.core) {
+			continue
+		}
+		paths := append(slices.Clone(d.paths), path)
+		if core, err := vmcore.OpenFiles(paths...); err == nil {
+			d.core.Close()
+			d.paths, d.core = paths, core
+			return true
+		}
+	}
+	return false
 }
 
 func isPart(core *vmcore.Core) bool {
@@ -55,8 +63,8 @@ func isPart(core *vmcore.Core) bool {
 // uname is what the file's header says of the kernel, and for an ELF core what
 // its memory does.
 func uname(core *vmcore.Core) triage.Uname {
-	if parts := core.Files().Parts; len(parts) > 0 {
-		h := parts[0].Header()
+	if k := core.Files().Dump; k != nil {
+		h := k.Header()
 		if h.Release != "" && h.Machine != "" {
 			return triage.Uname{Sysname: h.Sysname, Nodename: h.Nodename, Release: h.Release, Version: h.Version, Machine: h.Machine, Domainname: h.Domainname}
 		}
@@ -67,8 +75,8 @@ func uname(core *vmcore.Core) triage.Uname {
 
 // earlierLevel is the level at which a kdump-compressed file was written.
 func earlierLevel(core *vmcore.Core) memmap.Level {
-	if parts := core.Files().Parts; len(parts) > 0 {
-		return memmap.Level(parts[0].Header().DumpLevel) & memmap.LevelMax
+	if k := core.Files().Dump; k != nil {
+		return memmap.Level(k.Header().DumpLevel) & memmap.LevelMax
 	}
 	return 0
 }

@@ -17,9 +17,9 @@ type report struct {
 	Files      []string     `json:"files,omitempty"`
 	Format     string       `json:"format,omitempty"`
 	Codec      string       `json:"codec,omitempty"`
-	Level      int          `json:"level"`              // that was used
-	AskedLevel int          `json:"askedLevel"`         // differs only with
-	Degraded   string       `json:"degraded,omitempty"` // why
+	Level      int          `json:"level"`              // of OUT: that of IN and that which was asked for
+	AskedLevel int          `json:"askedLevel"`         // could not be had if there is
+	Degraded   string       `json:"degraded,omitempty"` // why not
 	Notes      []string     `json:"notes,omitempty"`    // what of the page array could not be read or believed
 	PageSize   int          `json:"pageSize"`
 	RAM        uint64       `json:"ramPages"`
@@ -45,8 +45,9 @@ type classCount struct {
 // take notes what was planned.
 func (r *report) take(core *vmcore.Core, m *memmap.Map, asked memmap.Level) {
 	r.PageSize, r.RAM = 1<<core.PageShift(), m.Ram.Count()
-	r.Level, r.AskedLevel = int(m.Level), int(asked)
+	r.Level, r.AskedLevel = int(m.Level|earlierLevel(core)), int(asked)
 	r.Kept, r.Absent, r.Notes = m.Keep.Count(), m.Absent, m.Notes
+	r.Classes = []classCount{}
 	for c := range memmap.NumClasses {
 		if n := m.Counts[c]; n > 0 {
 			r.Classes = append(r.Classes, classCount{c.String(), n, !m.Level.Excludes(c)})

@@ -34,10 +34,29 @@ func setupWhole(incomplete bool) func(fs *flag.FlagSet) runner {
 		o.flags(fs)
 		return func(e *env, files []string) (int, error) {
 			o.given(fs)
-			o.incomplete, o.sameCodec = incomplete, !o.compressGiven
+			o.whole, o.incomplete, o.sameCodec = true, incomplete, !o.compressGiven
 			return o.run(e, files)
 		}
 	}
+}
+
+// openTorn opens what is left of torn files, and tells what is not.
+func openTorn(e *env, o convertOptions, ins []string) (core *vmcore.Core, lost uint64, err error) {
+	p := newProgress(e.stderr, "salvage", 24) // descriptors
+	core, found, err := vmcore.SalvageFiles(e.ctx, kdumpfile.SalvageOptions{Workers: o.workers, Progress: p.at}, ins...)
+	p.end()
+	for i, s := range found {
+		for _, problem := range s.Problems {
+			e.warn("%s: %v", ins[i], problem)
+		}
+		if s.Pages == s.Promised {
+			continue
+		}
+		lost += max(s.Promised, s.Pages) - s.Pages
+		e.warn("%s: %d of %d pages are there: %d have no descriptor, of %d the data are behind the end, %d are bad, %d doubtful, %d misplaced",
+			ins[i], s.Pages, s.Promised, s.Undescribed, s.Beyond, s.Bad, s.Doubtful, s.Misplaced)
+	}
+	return core, lost, err
 }
 
 // codecOf is the codec of a core's files if it is one to write with.

@@ -99,10 +99,8 @@ func (v *verification) run() {
 	v.pages = has.Keep.Count()
 	p := newProgress(v.e.stderr, "verify", 1<<core.PageShift())
 	defer p.end()
-	if parts := core.Files().Parts; len(parts) > 0 {
-		for _, k := range parts {
-			v.kdump(k, has.Ram, p)
-		}
+	if k := core.Files().Dump; k != nil {
+		v.kdump(k, p)
 	} else {
 		v.fail(v.readAll(has.Keep, p))
 	}
@@ -111,23 +109,23 @@ func (v *verification) run() {
 	}
 }
 
-// kdump checks a kdump-compressed file.
-func (v *verification) kdump(k *kdumpfile.Kdump, ram kdumpfile.Bitmap, p *progress) {
-	dumped, err := k.Dumped()
-	if err != nil {
-		v.fail(err)
-		return
+// kdump checks a kdump-compressed dump.
+func (v *verification) kdump(k *kdumpfile.Kdump, p *progress) {
+	r, err := k.Verify(v.e.ctx, v.workers, p.at)
+	v.fail(err)
+	for _, problem := range r.Problems {
+		v.fail(fmt.Errorf("%s: %s", problem.Kind, problem.Text))
 	}
-	var beyond uint64
-	for i, b := range dumped {
-		if extra := b &^ ram[i]; extra != 0 {
-			beyond += kdumpfile.Bitmap{extra}.Count()
-		}
+	var all uint64
+	for _, n := range r.Found {
+		all += n
 	}
-	if beyond > 0 {
-		v.fail(fmt.Errorf("%d pages of the 2nd bitmap are no memory in the 1st", beyond))
+	if listed := uint64(len(r.Problems)); all > listed {
+		v.fail(fmt.Errorf("and %d problems more", all-listed))
 	}
-	v.fail(k.Verify(v.e.ctx, v.workers, p.at))
+	if r.Bad > 0 {
+		v.fail(fmt.Errorf("%d of %d pages cannot be had", r.Bad, r.Pages))
+	}
 }
 
 // readAll reads every page that an ELF core says to have.

@@ -38,6 +38,13 @@ type Store struct {
 
 	// Stream is set where the protocol only appends: files without WriteAt.
 	Stream bool
+
+	// Exclusive is set where only one at a time can have the place: a second
+	// Open fails.
+	Exclusive bool
+
+	// URL is that of the place; needed where Exclusive is set.
+	URL string
 }
 
 // Run runs all of it as subtests.
@@ -347,6 +354,15 @@ func (s Store) closedBeforeCommit(t *testing.T) {
 func (s Store) abandoned(t *testing.T) {
 	stuck := create(t, s.open(t), "abandoned/vmcore")
 	write(t, stuck, pattern(100000))
+	if s.Exclusive {
+		_, err := targets.Open(t.Context(), s.URL, targets.Options{Log: t.Logf})
+		fails(t, "Open beside it", err, nil)
+		var e *targets.Error
+		if errors.As(err, &e) && !e.Temporary {
+			t.Errorf("%v: is called permanent", err)
+		}
+		return
+	}
 	tg := s.open(t)
 	next := create(t, tg, "abandoned/vmcore")
 	write(t, next, []byte("next"))

@@ -130,8 +130,8 @@ func (c *core) sections(model string) error {
 				}
 			}
 			// Encoded as the kernel does: less the section's first pfn, which for a
-			// vmemmap gives its base; bits 0 and 1: present, has a mem_map.
-			c.put(root+nr%perRoot*size+offset, le64(c.pages.vaddr|3))
+			// vmemmap gives its base; bits 0 to 3: present, has a mem_map, online, early.
+			c.put(root+nr%perRoot*size+offset, le64(c.pages.vaddr|0xf))
 		}
 	}
 	c.setInfo(fmt.Sprintf("SYMBOL(mem_section)=%x", array-c.image.paddr+c.image.vaddr))

@@ -12,9 +12,30 @@ import (
 )
 
 func testHeader(block int, maxPFN uint64) Header {
+	const info = "OSRELEASE=6.1.0\n"
+	notes, off := notesWithInfo(info)
 	return Header{Sysname: "Linux", Nodename: "host", Release: "6.1.0", Version: "#1 SMP", Machine: "x86_64", Domainname: "(none)",
 		Time: time.Unix(1700000000, 0), BlockSize: block, MaxPFN: maxPFN, NumCPUs: 2, DumpLevel: 31, PhysBase: 0x1000000,
-		Notes: []byte("notesOSRELEASE=6.1.0\nmore"), VMCoreInfoOff: 5, VMCoreInfoSize: 16}
+		Notes: notes, VMCoreInfoOff: off, VMCoreInfoSize: len(info)}
+}
+
+// notesWithInfo are ELF notes of two CPUs and VMCOREINFO.
+func notesWithInfo(info string) (notes []byte, off int) {
+	note := func(name string, typ uint32, desc []byte) {
+		le := binary.LittleEndian
+		notes = le.AppendUint32(notes, uint32(len(name)+1))
+		notes = le.AppendUint32(notes, uint32(len(desc)))
+		notes = le.AppendUint32(notes, typ)
+		notes = append(notes, name...)
+		notes = append(notes, make([]byte, 4-len(name)%4)...)
+		off = len(notes)
+		notes = append(notes, desc...)
+		notes = append(notes, make([]byte, -len(desc)&3)...)
+	}
+	note("CORE", ntPRSTATUS, make([]byte, 336))
+	note("CORE", ntPRSTATUS, make([]byte, 336))
+	note("VMCOREINFO", 0, []byte(info))
+	return notes, off
 }
 
 // writeDump writes the pages of kept and gives the first error.
@@ -93,8 +114,8 @@ func TestKdumpRoundTrip(t *testing.T) {
 				if k.Incomplete() {
 					t.Error("finished, but incomplete")
 				}
-				if err := k.Verify(context.Background(), 2, nil); err != nil {
-					t.Error(err)
+				if r, err := k.Verify(context.Background(), 2, nil); err != nil || len(r.Found) > 0 || r.Pages != pages || r.Summed != pages {
+					t.Errorf("Verify: %+v, %v", r, err)
 				}
 			})
 		}
@@ -264,7 +285,7 @@ func TestWriterRefuses(t *testing.T) {
 		"page size 2048":          func(h *Header) { h.BlockSize = 2048 },
 		"page size 131072":        func(h *Header) { h.BlockSize = 131072 },
 		"page size 5000":          func(h *Header) { h.BlockSize = 5000 },
-		"VMCOREINFO behind notes": func(h *Header) { h.VMCoreInfoSize = 100 },
+		"VMCOREINFO behind notes": func(h *Header) { h.VMCoreInfoSize = len(h.Notes) },
 	} {
 		h := ok
 		change(&h)

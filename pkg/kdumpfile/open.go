@@ -50,6 +50,7 @@ type Kdump struct {
 	split      bool
 	summed     bool // page_flags are pageFlags
 	crc        *crc32.Table
+	salvaged   bool // the maps are not the file's
 
 	ram     mapSource // the 1st bitmap
 	dumped  mapSource // the 2nd bitmap, or which pages Salvage found

@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
-	"strings"
 	"testing"
 )
 
@@ -24,7 +23,7 @@ func lzoLiteral(page []byte) []byte {
 func compressedPages(t testing.TB, block int, codec Codec, data ...[]byte) *sparse {
 	t.Helper()
 	f := newSparse()
-	k, err := NewKdumpWriter(f, testHeader(block, uint64(len(data))), nil, uint64(len(data)))
+	k, err := NewKdumpWriter(f, testHeader(block, uint64(len(data))), bitmapOf(uint64(len(data)), all), uint64(len(data)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,9 +71,9 @@ func TestReadCodecs(t *testing.T) {
 				}
 			}
 			var done, total uint64
-			err = k.Verify(context.Background(), 1, func(d, n uint64) { done, total = d, n })
-			if err == nil || !strings.Contains(err.Error(), "4 of 6 pages are bad") || done != 6 || total != 6 {
-				t.Errorf("Verify: %v, %d of %d", err, done, total)
+			report, err := k.Verify(context.Background(), 1, func(d, n uint64) { done, total = d, n })
+			if err != nil || report.Bad != 4 || report.Found[ProblemData] != 4 || len(report.Problems) != 4 || done != 6 || total != 6 {
+				t.Errorf("Verify: %+v, %v, %d of %d", report, err, done, total)
 			}
 		})
 	}
@@ -104,7 +103,7 @@ func TestVerifyStops(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	if err := k.Verify(ctx, 0, nil); !errors.Is(err, context.Canceled) {
+	if _, err := k.Verify(ctx, 0, nil); !errors.Is(err, context.Canceled) {
 		t.Errorf("Verify: %v", err)
 	}
 }

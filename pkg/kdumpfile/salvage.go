@@ -387,6 +387,7 @@ func (s *salvager) finish() error {
 			return err
 		}
 	}
+	k.salvaged = true
 	k.ram = mapSource{bytes.NewReader(ram), 0, int64(len(ram))}
 	k.dumped = mapSource{bytes.NewReader(s.held), 0, int64(len(s.held))}
 	return k.buildIndex()

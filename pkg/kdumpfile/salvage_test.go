@@ -250,25 +250,6 @@ func TestSalvageLostBlocks(t *testing.T) {
 	}
 }
 
-// notesWithInfo are ELF notes of two CPUs and VMCOREINFO.
-func notesWithInfo(info string) (notes []byte, off int) {
-	note := func(name string, typ uint32, desc []byte) {
-		le := binary.LittleEndian
-		notes = le.AppendUint32(notes, uint32(len(name)+1))
-		notes = le.AppendUint32(notes, uint32(len(desc)))
-		notes = le.AppendUint32(notes, typ)
-		notes = append(notes, name...)
-		notes = append(notes, make([]byte, 4-len(name)%4)...)
-		off = len(notes)
-		notes = append(notes, desc...)
-		notes = append(notes, make([]byte, -len(desc)&3)...)
-	}
-	note("CORE", ntPRSTATUS, make([]byte, 336))
-	note("CORE", ntPRSTATUS, make([]byte, 336))
-	note("VMCOREINFO", 0, []byte(info))
-	return notes, off
-}
-
 // Block 0 can be made again from VMCOREINFO.
 func TestSalvageWithoutHeader(t *testing.T) {
 	for _, block := range []int{4096, 65536} {

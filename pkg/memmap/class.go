@@ -24,7 +24,7 @@ const (
 	CachePrivate              // page cache with private data (buffer heads, iomap, ...)
 	User                      // anonymous memory or hugetlb
 	HWPoison                  // broken memory: never read
-	Offline                   // ballooned or logically offline (PageOffline): never read
+	Offline                   // ballooned (PageOffline), or in a section that is not online: never read
 	Unaccepted                // confidential guest memory not yet accepted: never read
 	NoStruct                  // RAM without a struct page: kept
 	Unknown                   // struct page unreadable, corrupt or of a type not known: kept

@@ -166,6 +166,10 @@ func (w *worker) section(pfn vmcore.PFN) {
 		w.set(sec.Start, sec.End, Unknown)
 		return
 	}
+	if sec.offline {
+		w.set(sec.Start, sec.End, Offline)
+		return
+	}
 	if sec.pages == 0 {
 		w.set(sec.Start, sec.End, NoStruct)
 		return

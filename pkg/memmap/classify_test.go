@@ -340,6 +340,32 @@ func TestSectionFlags(t *testing.T) {
 	checkMap(t, core, classify(t, core, Options{Level: LevelMax}), d.wanted(core))
 }
 
+// The struct pages of memory that was added and never put to use hold anything,
+// and those of memory taken out of use what it was: neither is believed.
+func TestOfflineSection(t *testing.T) {
+	text := machine("extreme")
+	for _, tt := range []struct {
+		kernel uint64 // flags of the section that the kernel is in
+		class  Class
+	}{{7, Offline}, {3, Kernel}} {
+		d := &description{base: vmemmap}
+		d.WriteString(text)
+		everyClass(d)
+		d.page(Kernel, 0x3000, 64, "flags=0xffffffffffffffff compound_head=0xfefefefefefefefe _mapcount=5 mapping=2")
+		d.is(tt.class, 0x3000, 0x1000)
+		if tt.class == Kernel { // then they are what the page array says: tails
+			d.is(User, 0x3000, 0x1000)
+			d.is(HWPoison, 0x3000, 64)
+		}
+		fmt.Fprintf(d, "data %#x %#x\n", sectionEntry(t, text, 1), uint64(vmemmap)|tt.kernel)
+		fmt.Fprintf(d, "data %#x %#x\n", sectionEntry(t, text, 3), uint64(vmemmap|3))
+		core := openCore(t, d.String())
+		for _, level := range []Level{0, LevelMax} {
+			checkMap(t, core, classify(t, core, Options{Level: level, Workers: 2}), d.wanted(core))
+		}
+	}
+}
+
 // sectionEntry gives the vaddr of a section's section_mem_map.
 func sectionEntry(t *testing.T, text string, nr uint64) uint64 {
 	t.Helper()
@@ -362,9 +388,9 @@ func TestBadSections(t *testing.T) {
 	}{
 		{"not there", 0, NoStruct, ""},
 		{"not present", vmemmap | 2, NoStruct, ""},
-		{"no struct pages", 0xffffc90000000003, Unknown, "struct page of pfn 0x1000"},
-		{"user space", 0x7f0000000001, Unknown, "struct page of pfn 0x1000"},
-		{"wraps", ^uint64(0xfff) | 3, Unknown, "struct page of pfn 0x1000"},
+		{"no struct pages", 0xffffc90000000007, Unknown, "struct page of pfn 0x1000"},
+		{"user space", 0x7f0000000005, Unknown, "struct page of pfn 0x1000"},
+		{"wraps", ^uint64(0xfff) | 7, Unknown, "struct page of pfn 0x1000"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			d := &description{base: vmemmap}

@@ -9,7 +9,8 @@ import (
 // section is a run of pfns whose struct pages lie in one array.
 type section struct {
 	vmcore.Range
-	pages uint64 // vaddr of the struct page of Start; 0: there is none
+	pages   uint64 // vaddr of the struct page of Start; 0: there is none
+	offline bool   // the kernel does not use this memory
 }
 
 // Bits of mem_section.section_mem_map; include/linux/mmzone.h. How many flags
@@ -19,6 +20,7 @@ type section struct {
 // low 12 bits is ever set.
 const (
 	sectionPresent = 1 << 0
+	sectionOnline  = 1 << 2
 	sectionMapMask = ^uint64(0xfff)
 )
 
@@ -34,6 +36,13 @@ type memModel struct {
 	entrySize   uint64
 	mapOffset   uint64
 	sectionBits uint // pfns per section, as a power of two
+
+	// tellsOnline: the flag sectionOnline means what it says. Memory that was added
+	// but is not in use, or was taken out of use, has struct pages that nobody has
+	// filled (pfn_to_online_page() in the kernel), and may be gone at any time.
+	// Since Linux commit 2d070eab2e82 ("mm: consider zone which is not fully populated
+	// to have holes") (in v4.13).
+	tellsOnline bool
 }
 
 // newMemModel reads where the struct page array is, from the core's VMCOREINFO.
@@ -62,12 +71,46 @@ func newMemModel(core *vmcore.Core) (*memModel, error) {
 	array, _ := info.Symbol("mem_section")
 	if length == sections { // static SPARSEMEM: the sections themselves stand in the kernel image
 		m.perRoot, m.roots = sections, []uint64{array}
+		m.tellsOnline = m.kernelOnline()
 		return m, nil
 	}
 	if want := (sections + m.perRoot - 1) / m.perRoot; length != want {
 		return nil, fmt.Errorf("mem_section: LENGTH %d, want %d roots", length, want)
 	}
-	return m, m.readRoots(array, length)
+	if err := m.readRoots(array, length); err != nil {
+		return nil, err
+	}
+	m.tellsOnline = m.kernelOnline()
+	return m, nil
+}
+
+// kernelOnline says whether the section of the kernel's own text has the flag. If
+// not, it cannot be what it was.
+func (m *memModel) kernelOnline() bool {
+	stext, ok := m.core.Info().Symbol("_stext")
+	if !ok {
+		return false
+	}
+	paddr, err := m.core.Translate(stext)
+	if err != nil {
+		return false
+	}
+	v, err := m.entry(vmcore.PFN(paddr >> m.core.PageShift()))
+	return err == nil && v&sectionPresent != 0 && v&sectionOnline != 0
+}
+
+// entry gives section_mem_map of the section that holds pfn; 0 where there is none.
+func (m *memModel) entry(pfn vmcore.PFN) (uint64, error) {
+	nr := uint64(pfn >> m.sectionBits)
+	if root := nr / m.perRoot; root >= uint64(len(m.roots)) || m.roots[root] == 0 {
+		return 0, nil
+	}
+	var raw [8]byte
+	at := m.roots[nr/m.perRoot] + nr%m.perRoot*m.entrySize + m.mapOffset
+	if err := m.core.ReadVirt(raw[:], at); err != nil {
+		return 0, fmt.Errorf("read mem_section %d: %w", nr, err)
+	}
+	return m.core.ByteOrder().Uint64(raw[:]), nil
 }
 
 // readRoots reads the root array of SPARSEMEM_EXTREME as far as this core's RAM
@@ -123,17 +166,10 @@ func (m *memModel) section(pfn vmcore.PFN, pageSize uint64) (section, error) {
 		}
 		return s, nil
 	}
-	nr := uint64(pfn >> m.sectionBits)
-	if root := nr / m.perRoot; root >= uint64(len(m.roots)) || m.roots[root] == 0 {
-		return s, nil
-	}
-	var raw [8]byte
-	at := m.roots[nr/m.perRoot] + nr%m.perRoot*m.entrySize + m.mapOffset
-	if err := m.core.ReadVirt(raw[:], at); err != nil {
-		return s, fmt.Errorf("read mem_section %d: %w", nr, err)
-	}
-	if v := m.core.ByteOrder().Uint64(raw[:]); v&sectionPresent != 0 {
+	v, err := m.entry(pfn)
+	if err == nil && v&sectionPresent != 0 {
 		s.pages = v&sectionMapMask + uint64(start)*pageSize
+		s.offline = m.tellsOnline && v&sectionOnline == 0
 	}
-	return s, nil
+	return s, err
 }

@@ -28,7 +28,8 @@ type crashDisk struct {
 	first []byte // before any op
 	now   []byte
 	ops   []crashOp
-	fail  int // op that fails, -1: none
+	fail  int  // op that fails, -1: none
+	once  bool // those after it do not
 }
 
 const junk = 0xa5 // what a used partition holds; no content of these tests has it
@@ -43,6 +44,9 @@ func (d *crashDisk) op(o crashOp) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.fail >= 0 && len(d.ops) >= d.fail {
+		if d.once {
+			d.fail = -1
+		}
 		return errors.New("injected")
 	}
 	copy(d.now[o.off:], o.data)
@@ -92,11 +96,11 @@ func (d *crashDisk) at(n int, rng *rand.Rand) []byte {
 	}
 	pending := slices.Clone(d.ops[last:n])
 	rng.Shuffle(len(pending), func(i, j int) { pending[i], pending[j] = pending[j], pending[i] })
-	whole := rng.IntN(3)
 	for _, o := range pending {
+		arrived := rng.IntN(4) // 0, 1: all of it; 2: nothing; 3: some sectors
 		for at := 0; at < len(o.data); {
 			end := min(len(o.data), int((o.off+int64(at))/512*512+512-o.off))
-			if whole == 0 || whole == 1 && rng.IntN(2) == 0 {
+			if arrived < 2 || arrived == 3 && rng.IntN(2) == 0 {
 				copy(img[o.off+int64(at):], o.data[at:end])
 			}
 			at = end
@@ -277,7 +281,7 @@ func TestRawPowerCut(t *testing.T) {
 	t.Logf("%d operations", len(s.disk.ops))
 	rng := rand.New(rand.NewPCG(1, 2))
 	for n := range len(s.disk.ops) + 1 {
-		for range 4 {
+		for range 8 {
 			s.check(n, s.disk.at(n, rng))
 		}
 	}
@@ -288,9 +292,9 @@ func TestRawPowerCut(t *testing.T) {
 func TestRawDeviceError(t *testing.T) {
 	whole := &story{t: t, disk: newCrashDisk(4 << 20), want: make(map[string][]byte), sure: make(map[string]span)}
 	whole.tell()
-	for n := 0; n < len(whole.disk.ops); n += 3 {
+	for n := range 2 * len(whole.disk.ops) {
 		d := newCrashDisk(4 << 20)
-		d.fail = n
+		d.fail, d.once = n/2, n%2 == 1
 		spec, _ := Parse("raw:///dev/x")
 		r, err := newRaw(d, nil, int64(len(d.now)), spec, t.Logf)
 		if err != nil {
@@ -301,20 +305,20 @@ func TestRawDeviceError(t *testing.T) {
 		for i := range 20 {
 			f, err := r.Create(t.Context(), fmt.Sprintf("d/f%d", i))
 			if err == nil {
-				_, err = f.Write(plain(30000, i))
-				err = errors.Join(err, f.Commit())
+				_, err = f.(io.WriterAt).WriteAt(plain(30000, i), 10000)
+				err = errors.Join(err, f.Commit(), f.Close())
 			}
 			switch {
 			case err != nil && bad == nil:
 				bad = err
-			case err == nil && bad != nil:
+			case err == nil && bad != nil && !d.once:
 				t.Fatalf("op %d: file %d is complete after %v", n, i, bad)
 			case err == nil:
 				committed++
 			}
 		}
 		r.Close()
-		cat, err := readRaw(bytes.NewReader(d.now), int64(len(d.now)))
+		cat, err := readRaw(d, int64(len(d.now)))
 		if err != nil {
 			t.Fatalf("op %d: %v", n, err)
 		}
@@ -322,6 +326,10 @@ func TestRawDeviceError(t *testing.T) {
 		for _, e := range cat.entries {
 			if e.state == rawComplete {
 				complete++
+			}
+			got := make([]byte, e.size)
+			if _, err := readPieces(d, got, e.pieces(0, e.size)); err != nil || bytes.IndexByte(got, junk) >= 0 {
+				t.Fatalf("op %d: %s: has what was there before (%v)", n, e.name, err)
 			}
 		}
 		if complete < committed || complete > committed+1 { // the last answer may be lost
@@ -335,14 +343,14 @@ func TestRawDeviceError(t *testing.T) {
 func TestRawAllocation(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 4))
 	for range 200 {
-		c := &rawCatalogue{end: rawEnd(int64(rawMinSize + rng.IntN(64<<20)))}
+		c := &rawCatalogue{end: rawEnd(int64(rawMinSize + rng.IntN(8<<20)))}
 		var total, used int64 = c.end - 2*rawArea, 0
 		for i := range 6 {
 			c.entries = append(c.entries, &rawEntry{name: fmt.Sprint(i), state: rawIncomplete})
 		}
 		for full := false; !full; {
 			e := c.entries[rng.IntN(len(c.entries))]
-			switch rng.IntN(20) {
+			switch rng.IntN(200) {
 			case 0:
 				e.trim(e.size)
 			case 1:

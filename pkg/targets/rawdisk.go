@@ -40,11 +40,18 @@ type rawDisk struct {
 // (bd_prepare_to_claim).
 func claimDisk(path string) (*rawDisk, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|unix.O_EXCL|unix.O_NONBLOCK, 0)
+	// Newer kernels let a write-protected device be opened for writing.
+	if err == nil {
+		if ro, e := unix.IoctlGetInt(int(f.Fd()), unix.BLKROGET); e == nil && ro != 0 {
+			f.Close()
+			err = unix.EROFS
+		}
+	}
 	switch {
 	case errors.Is(err, unix.EBUSY):
 		return nil, transient(fmt.Errorf("%s is in use", path), "mounted, part of another device, or held by an attempt that was given up")
-	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EROFS):
-		return nil, permanent(err, "the device is write-protected")
+	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM), errors.Is(err, unix.EROFS):
+		return nil, permanent(fmt.Errorf("%s: %w", path, bare(err)), "the device is write-protected, or this is not root")
 	case err != nil:
 		return nil, err
 	}

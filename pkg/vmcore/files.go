@@ -1,6 +1,7 @@
 package vmcore
 
 import (
+	"context"
 	"debug/elf"
 	"errors"
 	"fmt"
@@ -15,18 +16,45 @@ import (
 type Files struct {
 	Flattened bool               // at least one of them
 	Torn      bool               // at least one flattened file has no end
-	Parts     []*kdumpfile.Kdump // of a split dump, or its only file; nil: an ELF core
+	Dump      *kdumpfile.Kdump   // all of a kdump-compressed dump; nil: an ELF core
+	Parts     []*kdumpfile.Kdump // of a split dump, or its only file
 }
 
 // OpenFiles opens a core of any kind: ELF or kdump-compressed, either of them
 // flattened or not, or all parts of a split dump in any order. Files that were
-// cut off open for what they hold, and so does a split dump without all of its
-// parts; see Incomplete.
+// cut off open for what they hold, if their headers and bitmaps are there, and so
+// does a split dump without all of its parts; see Incomplete.
 //
 // It brings decompressors with it: commands of a capture image use Open.
 func OpenFiles(paths ...string) (*Core, error) {
+	return openFiles(paths, func(src *source, head []byte) (*kdumpfile.Kdump, error) {
+		if !strings.HasPrefix(string(head), kdumpSignature) {
+			return nil, fmt.Errorf("%s is no dump: neither ELF nor kdump-compressed nor flattened; it begins with % x", src.file.Name(), head)
+		}
+		return kdumpfile.OpenKdump(src.plain, src.size)
+	})
+}
+
+// SalvageFiles opens what is left of torn files: kdump-compressed ones through
+// kdumpfile.Salvage, which looks for pages, so that none that cannot be read is
+// among them. It tells what became of the pages of each of them, in the order of
+// paths; of an ELF core nothing.
+func SalvageFiles(ctx context.Context, o kdumpfile.SalvageOptions, paths ...string) (*Core, []kdumpfile.Salvaged, error) {
+	var all []kdumpfile.Salvaged
+	c, err := openFiles(paths, func(src *source, _ []byte) (*kdumpfile.Kdump, error) {
+		k, found, err := kdumpfile.Salvage(ctx, src.plain, src.size, o)
+		all = append(all, found)
+		return k, err
+	})
+	return c, all, err
+}
+
+// kdumpOpener opens what does not begin as an ELF file.
+type kdumpOpener func(src *source, head []byte) (*kdumpfile.Kdump, error)
+
+func openFiles(paths []string, open kdumpOpener) (*Core, error) {
 	c := &Core{}
-	if err := c.openFiles(paths); err != nil {
+	if err := c.openFiles(paths, open); err != nil {
 		err = fmt.Errorf("open core %s: %w", strings.Join(paths, " "), err)
 		if c.shared == nil {
 			return nil, errors.Join(err, closeAll(c.files))
@@ -37,7 +65,7 @@ func OpenFiles(paths ...string) (*Core, error) {
 	return c, nil
 }
 
-func (c *Core) openFiles(paths []string) error {
+func (c *Core) openFiles(paths []string, open kdumpOpener) error {
 	if len(paths) == 0 {
 		return errors.New("no file is named")
 	}
@@ -56,23 +84,22 @@ func (c *Core) openFiles(paths []string) error {
 		}
 		flattened = flattened || flat
 		head, err := readHead(&src)
-		switch {
-		case err != nil:
+		if err != nil {
 			return err
-		case strings.HasPrefix(string(head), kdumpSignature):
-			k, err := kdumpfile.OpenKdump(src.plain, src.size)
+		}
+		if !strings.HasPrefix(string(head), elf.ELFMAG) {
+			k, err := open(&src, head)
 			if err != nil {
 				return err
 			}
 			parts = append(parts, k)
-		case strings.HasPrefix(string(head), elf.ELFMAG) && len(paths) == 1:
-			c.src = src
-			return c.load(0)
-		case strings.HasPrefix(string(head), elf.ELFMAG):
-			return fmt.Errorf("%s is an ELF core, and those come in one file", path)
-		default:
-			return fmt.Errorf("%s is no dump: neither ELF nor kdump-compressed nor flattened; it begins with % x", path, head)
+			continue
 		}
+		if len(paths) > 1 {
+			return fmt.Errorf("%s is an ELF core, and those come in one file", path)
+		}
+		c.src = src
+		return c.load(0)
 	}
 	return c.loadKdump(parts, flattened)
 }
@@ -115,5 +142,5 @@ func (c *Core) Files() Files {
 		_, plain := c.src.plain.(*os.File)
 		return Files{Flattened: !plain, Torn: c.torn}
 	}
-	return Files{Flattened: k.flattened, Torn: c.torn, Parts: k.parts}
+	return Files{Flattened: k.flattened, Torn: c.torn, Dump: k.dump, Parts: k.parts}
 }

@@ -1,6 +1,7 @@
 package disk
 
 import (
+	"bytes"
 	"context"
 	"os"
 	"os/exec"
@@ -54,5 +55,32 @@ func TestPartitioned(t *testing.T) {
 func TestFormatUnknown(t *testing.T) {
 	if err := Format(t.Context(), filepath.Join(t.TempDir(), "x"), mib, FS{Type: "ntfs"}); err == nil {
 		t.Error("no error for ntfs")
+	}
+}
+
+// A tree that debugfs cannot read is an error, though debugfs ends with 0.
+func TestExtract(t *testing.T) {
+	dir := t.TempDir()
+	image, file := filepath.Join(dir, "image"), filepath.Join(dir, "file")
+	if err := Format(t.Context(), image, 8*mib, FS{Type: "ext4"}); err != nil {
+		t.Fatal(err)
+	}
+	text := bytes.Repeat([]byte("contents "), 10000)
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	script := "mkdir crash\ncd crash\nwrite " + file + " vmcore\n"
+	if err := command(t.Context(), script, "debugfs", "-w", "-f", "-", image); err != nil {
+		t.Fatal(err)
+	}
+	if err := Extract(t.Context(), image, "/crash", filepath.Join(dir, "to here")); err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile(filepath.Join(dir, "to here", "crash", "vmcore"))
+	if err != nil || !bytes.Equal(got, text) {
+		t.Errorf("extracted %d bytes, want %d (%v)", len(got), len(text), err)
+	}
+	if err := Extract(t.Context(), image, "/nothing", filepath.Join(dir, "to here")); err == nil {
+		t.Error("a folder that is not there was extracted")
 	}
 }

@@ -35,49 +35,47 @@ type variant struct {
 	level    memmap.Level
 	compress string
 	format   string
+	dedup    bool
 }
 
 func (v variant) String() string {
 	if v.format == "elf" {
 		return fmt.Sprintf("level %d elf", v.level)
 	}
-	return fmt.Sprintf("level %d %s %s", v.level, v.compress, v.format)
+	s := fmt.Sprintf("level %d %s %s", v.level, v.compress, v.format)
+	if v.dedup {
+		s += " dedup"
+	}
+	return s
 }
 
 // variants are all of them, or one for each format.
 func variants(all bool) []variant {
 	if !all {
-		return []variant{{31, "zstd", "kdump"}, {31, "snappy", "flat"}, {31, "none", "elf"}}
+		return []variant{{level: 31, compress: "zstd", format: "kdump"}, {level: 31, compress: "snappy", format: "flat"}, {level: 31, format: "elf"}}
 	}
 	var list []variant
 	for _, level := range []memmap.Level{0, 1, 16, 31} {
 		for _, codec := range []string{"zstd", "snappy", "zlib", "none"} {
-			list = append(list, variant{level, codec, "kdump"}, variant{level, codec, "flat"})
+			list = append(list, variant{level: level, compress: codec, format: "kdump"}, variant{level: level, compress: codec, format: "flat"})
 		}
-		list = append(list, variant{level, "none", "elf"})
+		list = append(list, variant{level: level, compress: "zstd", format: "kdump", dedup: true}, variant{level: level, format: "elf"})
 	}
 	return list
 }
 
-// save has savecore make a dump of the raw core. The caller removes its folder.
-func (s *subject) save(ctx context.Context, savecore string, v variant) (path string, err error) {
-	dir := filepath.Join(s.dir, "dump")
-	if err := os.RemoveAll(dir); err != nil {
-		return "", err
+// save has "vmcore convert" make a dump of the raw core. The caller removes it.
+func (s *subject) save(ctx context.Context, vmcore string, v variant) (path string, err error) {
+	path = filepath.Join(s.dir, "dump")
+	args := []string{"convert", "-f", "-level", fmt.Sprint(v.level), "-format", v.format, "-workers", "2"}
+	if v.format != "elf" {
+		args = append(args, "-compress", v.compress)
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return "", err
+	if v.dedup {
+		args = append(args, "-dedup")
 	}
-	cmd := exec.CommandContext(ctx, savecore, "-core", s.raw, "-level", fmt.Sprint(v.level), "-compress", v.compress,
-		"-format", v.format, "-workers", "2", "-progress", "0", "-reserve", "0", "file://"+dir)
-	if _, err := rig.Output(cmd); err != nil {
-		return "", err
-	}
-	found, _ := filepath.Glob(filepath.Join(dir, "*", "vmcore"))
-	if len(found) != 1 {
-		return "", fmt.Errorf("savecore %v left %q", v, found)
-	}
-	return found[0], nil
+	_, err = rig.Output(exec.CommandContext(ctx, vmcore, append(args, s.raw, path)...))
+	return path, err
 }
 
 // pages reads every kept page of every variant with foreign readers.
@@ -91,7 +89,7 @@ func (m *matrix) pages(ctx context.Context, c *subject, s shape) error {
 		}
 	}()
 	for _, v := range variants(s.all) {
-		path, err := c.save(ctx, m.savecore, v)
+		path, err := c.save(ctx, m.vmcore, v)
 		if err == nil {
 			err = c.readBack(ctx, path, v, kdumps)
 		}
@@ -102,7 +100,7 @@ func (m *matrix) pages(ctx context.Context, c *subject, s shape) error {
 		done++
 		pages += c.maps[v.level].Keep.Count()
 	}
-	_ = os.RemoveAll(filepath.Join(c.dir, "dump"))
+	_ = os.Remove(filepath.Join(c.dir, "dump"))
 	fmt.Fprintf(m.out, "    %d dumps exact, %d pages in all\n", done, pages)
 	return errors.Join(errs...)
 }
@@ -118,7 +116,7 @@ func (s *subject) readBack(ctx context.Context, path string, v variant, kdumps m
 		if err := s.rearrange(ctx, path, whole); err != nil {
 			return err
 		}
-		key := variant{v.level, v.compress, "kdump"}.String()
+		key := variant{level: v.level, compress: v.compress, format: "kdump"}.String()
 		if kdumps[key] != "" {
 			return sameFile(kdumps[key], whole)
 		}
@@ -131,6 +129,7 @@ func (s *subject) readBack(ctx context.Context, path string, v variant, kdumps m
 		return err
 	}
 	keep := filepath.Join(s.dir, "exact.kdump")
+	clear(kdumps) // the flattened one comes next
 	kdumps[v.String()] = keep
 	return os.Rename(path, keep)
 }

@@ -50,11 +50,11 @@ func run(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 
 type matrix struct {
 	*rig.Rig
-	out      io.Writer
-	dir      string
-	savecore string // the program, built
-	again    bool
-	checks   string
+	out    io.Writer
+	dir    string
+	vmcore string // the program, built
+	again  bool
+	checks string
 }
 
 func (m *matrix) run(ctx context.Context, names []string, only string) (err error) {
@@ -65,8 +65,8 @@ func (m *matrix) run(ctx context.Context, names []string, only string) (err erro
 	if err := os.MkdirAll(m.dir, 0o755); err != nil {
 		return err
 	}
-	m.savecore = filepath.Join(m.dir, "savecore")
-	build := exec.CommandContext(ctx, "go", "build", "-o", m.savecore, "./cmds/savecore")
+	m.vmcore = filepath.Join(m.dir, "vmcore")
+	build := exec.CommandContext(ctx, "go", "build", "-o", m.vmcore, "./cmds/vmcore")
 	build.Dir = m.Root
 	if _, err := rig.Output(build); err != nil {
 		return err
@@ -98,7 +98,7 @@ func (m *matrix) cell(ctx context.Context, k rig.Kernel, s shape) error {
 	fmt.Fprintf(m.out, "\n  %s: %s\n", s.name, s.about)
 	raw := filepath.Join(m.Out, coreName(k.Name, s.name), "raw.elf")
 	if !m.again {
-		if err := m.crash(ctx, k, s); err != nil {
+		if err := m.makeCore(ctx, k, s); err != nil {
 			return err
 		}
 	}
@@ -115,6 +115,8 @@ func (m *matrix) cell(ctx context.Context, k rig.Kernel, s shape) error {
 			err = m.levels(ctx, core, s)
 		case "pages":
 			err = m.pages(ctx, core, s)
+		case "crash":
+			err = m.crash(ctx, core, k, s)
 		default:
 			err = fmt.Errorf("-checks %s: want levels, pages or crash", check)
 		}
@@ -124,7 +126,7 @@ func (m *matrix) cell(ctx context.Context, k rig.Kernel, s shape) error {
 	return errors.Join(errs...)
 }
 
-func (m *matrix) crash(ctx context.Context, k rig.Kernel, s shape) error {
+func (m *matrix) makeCore(ctx context.Context, k rig.Kernel, s shape) error {
 	base, capture, err := images(ctx, m.Rig, k, m.dir)
 	if err != nil {
 		return err

@@ -1,0 +1,108 @@
+package memmap
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/ukdump/ukdump/pkg/vmcoreinfo"
+)
+
+func plan(t *testing.T, text string, level Level) (*Map, error) {
+	t.Helper()
+	m, err := Plan(context.Background(), openCore(t, text), Options{Level: level, Workers: 2})
+	if m == nil {
+		t.Fatal("no map")
+	}
+	return m, err
+}
+
+// checkEverything wants a map that keeps every page and says it did not filter.
+func checkEverything(t *testing.T, name string, m *Map) {
+	t.Helper()
+	if n := m.Keep.Count(); n != machinePages || m.Ram.Count() != machinePages {
+		t.Errorf("%s: %d of %d pages are kept", name, n, machinePages)
+	}
+	if m.Level.Filters() {
+		t.Errorf("%s: level %d", name, m.Level)
+	}
+}
+
+// Without a key that a level needs the dump has every page, and the reason names
+// the key. Level 1 needs none.
+func TestPlanWithoutKey(t *testing.T) {
+	for _, key := range []string{
+		"SYMBOL(mem_section)", "LENGTH(mem_section)", "SIZE(mem_section)", "OFFSET(mem_section.section_mem_map)",
+		"NUMBER(SECTION_SIZE_BITS)", "NUMBER(MAX_PHYSMEM_BITS)", "SIZE(page)", "OFFSET(page.flags)", "OFFSET(page._mapcount)",
+		"OFFSET(page.mapping)", "OFFSET(page.private)", "OFFSET(page.compound_head)", "NUMBER(PG_lru)", "NUMBER(PG_private)",
+		"NUMBER(PG_head_mask)", "NUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)", "LENGTH(zone.free_area)",
+	} {
+		text := machine("extreme") + "page 0x1900 16 mapping=1\n" + "noinfo " + key + "\n"
+		for _, level := range []Level{LevelCache, LevelCachePrivate, LevelUser, LevelFree, LevelMax} {
+			m, err := plan(t, text, level)
+			var missing *vmcoreinfo.MissingError
+			if !errors.As(err, &missing) || !strings.Contains(err.Error(), key) {
+				t.Errorf("level %d without %s: %v", level, key, err)
+			}
+			checkEverything(t, key, m)
+			if want := level & LevelZero; m.Level != want {
+				t.Errorf("level %d without %s: level %d, want %d", level, key, m.Level, want)
+			}
+		}
+		if m, err := plan(t, text, LevelZero); err != nil || m.Level != LevelZero {
+			t.Errorf("level 1 without %s: %v, level %d", key, err, m.Level)
+		}
+	}
+}
+
+// A key that only some kernels have: without it the pages it tells of are kept.
+func TestPlanWithoutOptionalKey(t *testing.T) {
+	text := machine("extreme") + `
+		page 0x1a00 1 flags=0x10000 _mapcount=-1
+		page 0x1a01 511 compound_head=0xffffea0000068001
+		page 0x1a01 1 compound_dtor=0x902
+		page 0x1900 16 mapping=1
+	`
+	for _, tt := range []struct {
+		line string
+		kept bool
+	}{{"", false}, {"noinfo NUMBER(HUGETLB_PAGE_DTOR)", true}, {"noinfo OFFSET(page.compound_dtor)", true}} {
+		m, err := plan(t, text+tt.line+"\n", LevelUser)
+		if err != nil || m.Keep.Get(0x1a00) != tt.kept || m.Keep.Get(0x1bff) != tt.kept || m.Keep.Get(0x1900) {
+			t.Errorf("%q: %v, hugetlb kept %v %v, want %v; anonymous kept %v", tt.line, err, m.Keep.Get(0x1a00), m.Keep.Get(0x1bff), tt.kept, m.Keep.Get(0x1900))
+		}
+	}
+}
+
+// One page that no debugger can do without, put among those left out by what its
+// struct page says, makes the whole map unbelievable.
+func TestPlanSelfCheck(t *testing.T) {
+	good := machine("extreme") + "page 0x1900 16 mapping=1\n"
+	m, err := plan(t, good, LevelMax)
+	if err != nil || m.Level != LevelMax || m.Keep.Get(0x1900) {
+		t.Fatalf("a good core: %v, level %d", err, m.Level)
+	}
+	for _, members := range []string{"mapping=1", "_mapcount=-129 private=0", "_mapcount=-257", "flags=0x10 mapping=0xffff888000001000"} {
+		m, err := plan(t, good+"page 0x1000 1 "+members+"\n", LevelMax)
+		if err == nil || !strings.Contains(err.Error(), "SYMBOL(_stext)") {
+			t.Errorf("%s: %v", members, err)
+		}
+		checkEverything(t, members, m)
+		if m.Level != LevelZero {
+			t.Errorf("%s: level %d", members, m.Level)
+		}
+	}
+}
+
+// A type that nobody knew when this was written.
+func TestPlanUnknownType(t *testing.T) {
+	const types = "info NUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)=0xf0000000\n"
+	m, err := plan(t, machine("extreme")+types+"page 0x1900 16 _mapcount=0xfc000000 mapping=1 flags=0x10\n", LevelMax)
+	if err != nil || m.Counts[Unknown] != 16 || !m.Keep.Get(0x1900) || !m.Keep.Get(0x190f) {
+		t.Errorf("%v, counts %v", err, m.Counts)
+	}
+	if line := m.CountsLine(); !strings.Contains(line, "unknown 16") {
+		t.Errorf("the report says %q", line)
+	}
+}
