@@ -59,23 +59,34 @@ func Memory(t testing.TB, text string, elfcorehdr uint64) string {
 	return write(t, text, func(c *core, f *os.File) error { return c.writeMemory(f, int64(elfcorehdr)) })
 }
 
+// Write writes the described core as /proc/vmcore looks to a new file.
+func Write(name, text string) error {
+	return create(name, text, func(c *core, f *os.File) error { return c.writeELF(f) })
+}
+
 func write(t testing.TB, text string, to func(*core, *os.File) error) string {
 	t.Helper()
+	name := filepath.Join(t.TempDir(), "core")
+	if err := create(name, text, to); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+func create(name, text string, to func(*core, *os.File) error) error {
 	c, err := parse(text)
 	if err != nil {
-		t.Fatalf("core description: %v", err)
+		return fmt.Errorf("core description: %w", err)
 	}
-	f, err := os.Create(filepath.Join(t.TempDir(), "core"))
+	f, err := os.Create(name)
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
 	if err := to(c, f); err != nil {
-		t.Fatalf("write core: %v", err)
+		f.Close()
+		return fmt.Errorf("write core: %w", err)
 	}
-	if err := f.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return f.Name()
+	return f.Close()
 }
 
 // core is a described machine.
