@@ -68,14 +68,14 @@ func compare(e *env, files []string, o compareOptions) (int, error) {
 
 // comparison has a bit for each pfn.
 type comparison struct {
-	o         compareOptions
-	cores     [2]*vmcore.Core
-	ram, has  [2]kdumpfile.Bitmap
-	both, any uint64 // pages that both have, that one has
-	only      [2]kdumpfile.Bitmap
-	contents  kdumpfile.Bitmap // pages that differ
-	bad       kdumpfile.Bitmap // pages that cannot be read
-	info      bool             // VMCOREINFO differs
+	o        compareOptions
+	cores    [2]*vmcore.Core
+	ram, has [2]kdumpfile.Bitmap
+	looked   uint64 // pages that were compared
+	only     [2]kdumpfile.Bitmap
+	contents kdumpfile.Bitmap // pages that differ
+	bad      kdumpfile.Bitmap // pages that cannot be read
+	info     bool             // VMCOREINFO differs
 }
 
 func (c *comparison) run(e *env) error {
