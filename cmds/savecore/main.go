@@ -36,6 +36,9 @@ const (
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 
 func run(args []string, stdout, stderr io.Writer) int {
+	if isExtraction(args) {
+		return extract(args, stdout, stderr)
+	}
 	o, err := parse(args, stdout)
 	if err == flag.ErrHelp {
 		return 0
