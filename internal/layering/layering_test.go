@@ -55,6 +55,47 @@ func TestCaptureCommandsStayLight(t *testing.T) {
 	}
 }
 
+// Packages may hold what a command does not use: the linker is asked. The rule
+// itself is tested with a command that has all of it.
+func TestCaptureCommandsLinkNoReaders(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it links four commands")
+	}
+	for cmd, prefixes := range Unlinked() {
+		text := symbols(t, cmd)
+		for _, p := range prefixes {
+			if at := strings.Index(text, " "+p); at >= 0 {
+				line, _, _ := strings.Cut(text[at+1:], "\n")
+				t.Errorf("%s must not link %s", cmd, line)
+			}
+		}
+	}
+	text := symbols(t, "cmds/vmcore")
+	for _, prefixes := range Unlinked() {
+		for _, p := range prefixes {
+			if !strings.Contains(text, " "+p) {
+				t.Errorf("cmds/vmcore has no %s, so the rule that forbids it to others checks nothing", p)
+			}
+		}
+	}
+}
+
+// symbols is what go tool nm prints of a command.
+func symbols(t *testing.T, cmd string) string {
+	t.Helper()
+	bin := t.TempDir() + "/cmd"
+	build := exec.Command("go", "build", "-o", bin, Module+"/"+cmd)
+	build.Env = append(os.Environ(), "GOOS=linux", "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("go build %s: %v\n%s", cmd, err, out)
+	}
+	out, err := exec.Command("go", "tool", "nm", bin).Output()
+	if err != nil {
+		t.Fatalf("go tool nm: %v", err)
+	}
+	return string(out)
+}
+
 func dependencies(t *testing.T, pkg string) map[string][]string {
 	t.Helper()
 	cmd := exec.Command("go", "list", "-deps", "-json=ImportPath,Imports", pkg)

@@ -76,6 +76,24 @@ func Heavy() map[string][]string {
 	}
 }
 
+// Unlinked lists prefixes of symbols that the linker must leave out of a command
+// of the capture image: its packages have them for others. The readers of
+// dump files bring every decompressor with them, half a megabyte.
+func Unlinked() map[string][]string {
+	readers := []string{
+		Module + "/pkg/vmcore.OpenFiles", Module + "/pkg/vmcore.SalvageFiles",
+		Module + "/pkg/kdumpfile.(*Kdump)", Module + "/pkg/kdumpfile.(*PageReader)", Module + "/pkg/kdumpfile.(*FlattenedReader)",
+		"github.com/klauspost/compress/s2.Decode",
+		"github.com/klauspost/compress/zlib.(*reader)", "github.com/anchore/go-lzo.Decompress",
+	}
+	zstd := append([]string{"github.com/klauspost/compress/zstd.(*Decoder)"}, readers...)
+	return map[string][]string{
+		"cmds/kdump-init": zstd,
+		"cmds/savecore":   zstd,
+		"cmds/kdumpctl":   readers, // it looks into zstd compressed images
+	}
+}
+
 // unit is the line of Floors that a folder belongs to: the longest that is the
 // folder or above it.
 func unit(dir string) (string, bool) {
