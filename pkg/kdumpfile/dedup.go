@@ -21,7 +21,8 @@ import (
 // pairs of at most 2^8 blocks: less than 1 in 2^71.
 type dedup struct {
 	gcm     cipher.AEAD
-	tag     []byte // room for a tag, so that the one on the stack needs none
+	nonce   [12]byte // zeros: equality of tags is all that matters, and none leaves this process
+	tag     []byte   // room for one
 	buckets []dedupBucket
 	shared  uint64 // pages found
 	saved   uint64 // bytes of data not written a second time
@@ -30,16 +31,16 @@ type dedup struct {
 // dedupBucket is sorted by when an entry was last seen, the newest first.
 type dedupBucket [4]dedupEntry
 
-// dedupEntry says where the data are; size 0: empty. The table has pointers
-// nowhere, so that the garbage collector does not look at it.
+// dedupEntry says where the data are; offset 0: empty. The garbage collector has
+// no pointers to look for.
 type dedupEntry struct {
-	tag         [16]byte
-	offset      int64
-	size, flags uint32
-	sum         uint32
+	tag    [16]byte
+	offset int64
+	key    uint32 // size of the data, and the flags above it: a page of 64 KiB has 17 bits, a codec 6
+	sum    uint32
 }
 
-const dedupEntrySize = 40 // bytes of memory
+const dedupEntrySize = 32 // bytes of memory
 
 // newDedup makes a table of about memory bytes.
 func newDedup(memory int) *dedup {
@@ -58,7 +59,7 @@ func newDedup(memory int) *dedup {
 }
 
 // Deduplicate makes pages of equal data share them from now on; call it before
-// the first Batch. memory is how many bytes the table takes: 40 for each page
+// the first Batch. memory is how many bytes the table takes: 32 for each page
 // that is remembered. The descriptors of such pages have the same offset, which
 // readers do not mind.
 func (k *KdumpWriter) Deduplicate(memory int) { k.dedup = newDedup(memory) }
@@ -89,22 +90,20 @@ func (d *dedup) index(tag [16]byte) uint64 {
 // place gives the place of the page's data in k's file; they are put there if
 // they are not known.
 func (d *dedup) place(k *KdumpWriter, page []byte, flags uint32) place {
-	// One nonce for all: as a hash only equality of tags matters, and none leaves this process.
-	var nonce [12]byte
-	tag := [16]byte(d.gcm.Seal(d.tag, nonce[:], nil, page))
+	tag := [16]byte(d.gcm.Seal(d.tag, d.nonce[:], nil, page))
 	b := &d.buckets[d.index(tag)]
-	size := uint32(len(page))
+	key := flags<<17 | uint32(len(page))
 	for i := range b {
-		if e := b[i]; e.tag == tag && e.size == size && e.flags == flags {
+		if e := b[i]; e.tag == tag && e.key == key && e.offset != 0 {
 			copy(b[1:i+1], b[:i])
 			b[0] = e
 			d.shared++
-			d.saved += uint64(size)
+			d.saved += uint64(len(page))
 			return place{e.offset, e.sum}
 		}
 	}
 	at := k.append(page)
 	copy(b[1:], b[:])
-	b[0] = dedupEntry{tag: tag, offset: at.offset, size: size, flags: flags, sum: at.sum}
+	b[0] = dedupEntry{tag, at.offset, key, at.sum}
 	return at
 }

@@ -95,6 +95,7 @@ type batcher struct {
 	codec Codec
 	comp  Compressor
 	block int
+	page  func(pfn uint64, block int) []byte
 	b     Batch
 }
 
@@ -104,11 +105,11 @@ func newBatcher(t testing.TB, out Output, codec Codec, block int) *batcher {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &batcher{t: t, out: out, codec: codec, comp: comp, block: block}
+	return &batcher{t: t, out: out, codec: codec, comp: comp, block: block, page: testPage}
 }
 
 func (b *batcher) add(pfn uint64) error {
-	page := testPage(pfn, b.block)
+	page := b.page(pfn, b.block)
 	d := Desc{}
 	if len(bytes.Trim(page, "\x00")) > 0 {
 		start := len(b.b.Data)
