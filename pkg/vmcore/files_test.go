@@ -356,7 +356,8 @@ func TestTorn(t *testing.T) {
 	}
 }
 
-// FuzzOpenFiles: no file makes opening or reading panic.
+// FuzzOpenFiles: no file makes opening or reading panic. It is that of a seed, cut
+// off or lengthened, and changed in one place.
 func FuzzOpenFiles(f *testing.F) {
 	raw := vmcoretest.File(f, "cpus 1\ninfo PAGESIZE=4096\nkernel 0x1000 64K\nload 0x1000 64K\nmap 0xffff888000000000 64K 0")
 	core, err := vmcore.Open(raw)
@@ -365,16 +366,23 @@ func FuzzOpenFiles(f *testing.F) {
 	}
 	kdump := kdumpOf(f, core, all, nil)
 	core.Close()
-	for _, path := range []string{kdump, flatten(f, kdump, true), flatten(f, raw, true)} {
+	var files [][]byte
+	for i, path := range []string{kdump, flatten(f, kdump, true), flatten(f, raw, true)} {
 		b, err := os.ReadFile(path)
 		if err != nil {
 			f.Fatal(err)
 		}
-		f.Add(b)
+		files = append(files, b)
+		for _, at := range []int{0, 4096, 4096 + 16, 2 * 4096, len(b) - 200} {
+			f.Add(uint8(i), uint32(len(b)), uint32(at), b[at:min(len(b), at+150)])
+		}
 	}
 	name := filepath.Join(f.TempDir(), "file")
-	f.Fuzz(func(t *testing.T, b []byte) {
-		if err := os.WriteFile(name, b, 0o600); err != nil {
+	f.Fuzz(func(t *testing.T, seed uint8, size, at uint32, patch []byte) {
+		file := make([]byte, size%(1<<19))
+		copy(file, files[int(seed)%len(files)])
+		copy(file[min(int(at), len(file)):], patch)
+		if err := os.WriteFile(name, file, 0o600); err != nil {
 			t.Fatal(err)
 		}
 		c, err := vmcore.OpenFiles(name)
