@@ -17,13 +17,14 @@ export UKDUMP_CACHE ?= $(CURDIR)/_cache
 # Where the machine has no Go that will do, setup puts one there.
 export PATH := $(UKDUMP_CACHE)/go/bin:$(PATH)
 
-.PHONY: help initramfs demo test check unit race e2e bench fuzz setup clean
+.PHONY: help initramfs demo test check unit race e2e bench matrix fuzz setup clean
 
 help:
 	@echo 'make demo       build everything, crash a virtual machine, show the saved dump'
 	@echo 'make test       all tests, real crashes included'
 	@echo 'make initramfs KERNEL_MODULES=/lib/modules/RELEASE CONFIG=kdump.conf [OUT=FILE]'
 	@echo 'make bench      ukdump beside makedumpfile'
+	@echo 'make matrix     every kernel on every machine against makedumpfile, drgn, gdb and crash (MATRIX=-h)'
 	@echo 'make check      unit tests and linters only'
 
 initramfs:
@@ -47,6 +48,11 @@ e2e: setup
 
 bench: setup
 	cd qemu && $(GO) run ./bench
+
+# About 3 GB are fetched, 12 GB of raw cores stay in _out. Flags: MATRIX='-kernels 7 -shapes numa'.
+matrix: setup
+	@qemu/fetch gdb debug:5.10-generic debug:6.1-generic debug:6.12 debug:7
+	cd qemu && $(GO) run ./matrix $(MATRIX)
 
 fuzz:
 	@for pkg in $$($(GO) list ./...); do \

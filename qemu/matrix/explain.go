@@ -4,26 +4,46 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/ukdump/ukdump/pkg/memmap"
 )
 
 // rule is a known difference between our kept pages and makedumpfile 1.7.8's.
 type rule struct {
-	name string
-	why  string
-	ours bool // it explains pages that only we keep, else pages that only they keep
-	of   func(s *subject, p, head page) bool
+	name  string
+	why   string
+	ours  bool         // it explains pages that only we keep, else pages that only they keep
+	class memmap.Class // whose count differs for it
+	of    func(s *subject, p, head page) bool
 }
 
 // rules are tried in order. A page that none explains fails the matrix.
 func rules() []rule {
-	return []rule{}
+	return []rule{
+		{
+			name: "memory that is not online", class: memmap.Offline,
+			why: "Nobody fills the struct pages of a section that is not online, and it may be gone: it is not read. makedumpfile does not look.",
+			of: func(s *subject, p, _ page) bool {
+				return p.section&sectionOnline == 0 && s.class(p.pfn) == "never read"
+			},
+		},
+		{
+			name: "tail of a slab", class: memmap.User, ours: true,
+			why: "Since 7.1 mapping of a slab's tail holds 0xffffffff. makedumpfile takes its bit 0 for that of anonymous memory and leaves the kernel's page out.",
+			of: func(_ *subject, p, head page) bool {
+				const slab = 0xf5 // PGTY_slab
+				return p.compound&1 != 0 && p.mapping&1 != 0 && head.mapcount>>24 == slab
+			},
+		},
+	}
 }
 
 // explanation counts the differing pages of a core by rule.
 type explanation struct {
 	byRule  map[string]int
-	unknown []string // pages that no rule explains, bounded
-	failed  int      // how many those are
+	more    map[counted]int // by class and level: pages that only makedumpfile counts, less those that only we count
+	unknown []string        // pages that no rule explains, bounded
+	failed  int             // how many those are
 }
 
 const maxUnknown = 8
@@ -37,7 +57,12 @@ func (s *subject) explain(e *explanation, all []difference) {
 		}
 		i := slices.IndexFunc(rules(), func(r rule) bool { return err == nil && r.ours == d.ours && r.of(s, p, head) })
 		if i >= 0 {
-			e.byRule[rules()[i].name]++
+			r, sign := rules()[i], 1
+			if !r.ours {
+				sign = -1
+			}
+			e.byRule[r.name]++
+			e.more[counted{class: r.class, level: d.level}] += sign
 			continue
 		}
 		e.failed++

@@ -159,7 +159,7 @@ func (m *matrix) levels(ctx context.Context, c *subject, s shape) error {
 			levels = append(levels, l)
 		}
 	}
-	found := &explanation{byRule: map[string]int{}}
+	found := &explanation{byRule: map[string]int{}, more: map[counted]int{}}
 	counts := reports{}
 	for _, l := range levels {
 		t, err := makedumpfile(ctx, m.Rig, c.raw, filepath.Join(c.dir, "theirs.kdump"), l)
@@ -170,7 +170,7 @@ func (m *matrix) levels(ctx context.Context, c *subject, s shape) error {
 		counts[l] = t.counts
 	}
 	fmt.Fprintf(m.out, "    pages, ours/makedumpfile's: RAM %d, %s\n", c.maps[0].Ram.Count(), c.countsLine(counts))
-	errs := c.checkCounts(counts)
+	errs := c.checkCounts(counts, found)
 	fmt.Fprintf(m.out, "    differing pages, %d levels: %v\n", len(levels), found)
 	if found.failed > 0 {
 		errs = append(errs, fmt.Errorf("%d pages differ and no rule explains them:\n%s", found.failed, strings.Join(found.unknown, "\n")))

@@ -31,14 +31,9 @@ func makedumpfile(ctx context.Context, r *rig.Rig, raw, out string, level memmap
 	if err != nil {
 		return theirs{}, err
 	}
-	t := theirs{counts: map[string]uint64{}}
-	for _, m := range regexp.MustCompile(`(?m)^ *([A-Z][A-Za-z -]+?) *: 0x([0-9a-f]+)`).FindAllStringSubmatch(said, -1) {
-		if t.counts[m[1]], err = strconv.ParseUint(m[2], 16, 64); err != nil {
-			return t, err
-		}
-	}
-	if len(t.counts) == 0 {
-		return t, fmt.Errorf("makedumpfile gave no report: %q", said)
+	t := theirs{}
+	if t.counts, err = parseReport(said); err != nil {
+		return t, err
 	}
 	f, err := os.Open(out)
 	if err != nil {
@@ -55,6 +50,24 @@ func makedumpfile(ctx context.Context, r *rig.Rig, raw, out string, level memmap
 	}
 	t.keep, err = k.Dumped()
 	return t, err
+}
+
+// parseReport reads the lines "NAME : 0xNUMBER" of makedumpfile's report.
+func parseReport(said string) (map[string]uint64, error) {
+	counts := map[string]uint64{}
+	for _, m := range regexp.MustCompile(`(?m)^ *([A-Z][A-Za-z -]+?) *: 0x([0-9a-f]+)`).FindAllStringSubmatch(said, -1) {
+		n, err := strconv.ParseUint(m[2], 16, 64)
+		if err != nil {
+			return nil, err
+		}
+		counts[m[1]] = n
+	}
+	for _, c := range countedClasses() {
+		if _, ok := counts[c.line]; !ok {
+			return nil, fmt.Errorf("makedumpfile's report has no line %q: %.400q", c.line, said)
+		}
+	}
+	return counts, nil
 }
 
 // counted is a class of ours, the line of makedumpfile's report that it is compared
@@ -90,18 +103,18 @@ func (s *subject) countsLine(theirs reports) string {
 
 // checkCounts compares the counts. makedumpfile counts a poisoned page that has a
 // class which the level leaves out as one of that class, and all others as
-// poisoned; so what must agree is the sum of both.
-func (s *subject) checkCounts(theirs reports) []error {
+// poisoned; so what must agree is the sum of both, and what the rules explain.
+func (s *subject) checkCounts(theirs reports, found *explanation) []error {
 	const poisoned = "Hwpoison pages"
 	var errs []error
 	for _, c := range countedClasses() {
-		ours, their := s.maps[0].Counts[c.class], theirs[c.level][c.line]
+		ours, their := int(s.maps[0].Counts[c.class]), int(theirs[c.level][c.line])
 		if c.line != poisoned {
-			ours += s.maps[0].Counts[memmap.HWPoison]
-			their += theirs[c.level][poisoned]
+			ours += int(s.maps[0].Counts[memmap.HWPoison])
+			their += int(theirs[c.level][poisoned])
 		}
-		if ours != their {
-			errs = append(errs, fmt.Errorf("%v and poisoned pages at level %d: %d, makedumpfile counts %d", c.class, c.level, ours, their))
+		if more := found.more[counted{class: c.class, level: c.level}]; ours+more != their {
+			errs = append(errs, fmt.Errorf("%v and poisoned pages at level %d: %d and %d by rules, makedumpfile counts %d", c.class, c.level, ours, more, their))
 		}
 	}
 	return errs

@@ -13,7 +13,10 @@ type page struct {
 	pfn, vaddr                    uint64
 	flags, compound, mapping, prv uint64
 	mapcount                      uint32
+	section                       uint64 // flags of section_mem_map
 }
+
+const sectionOnline = 1 << 2 // SECTION_IS_ONLINE of include/linux/mmzone.h
 
 func (s *subject) page(pfn uint64) (p page, err error) {
 	info := s.core.Info()
@@ -39,8 +42,8 @@ func (s *subject) page(pfn uint64) (p page, err error) {
 	if err != nil || root == 0 {
 		return p, fmt.Errorf("struct page of pfn %#x: no section (%w)", pfn, err)
 	}
-	memMap := u64(root+section%perRoot*entry+value(info.Offset("mem_section.section_mem_map"))) &^ 0xfff
-	p = page{pfn: pfn, vaddr: memMap + pfn*value(info.Size("page"))}
+	memMap := u64(root + section%perRoot*entry + value(info.Offset("mem_section.section_mem_map")))
+	p = page{pfn: pfn, vaddr: memMap&^0xfff + pfn*value(info.Size("page")), section: memMap & 0xfff}
 	compound, ok := info.Offset("page.compound_head")
 	if !ok {
 		compound = value(info.Offset("page.compound_info"))
@@ -54,7 +57,7 @@ func (s *subject) page(pfn uint64) (p page, err error) {
 }
 
 func (p page) String() string {
-	return fmt.Sprintf("pfn %#x flags %#x compound %#x mapping %#x private %#x _mapcount %#x", p.pfn, p.flags, p.compound, p.mapping, p.prv, p.mapcount)
+	return fmt.Sprintf("pfn %#x flags %#x compound %#x mapping %#x private %#x _mapcount %#x section %#x", p.pfn, p.flags, p.compound, p.mapping, p.prv, p.mapcount, p.section)
 }
 
 // head is the page that decides: the head of a compound page, or the page itself.
