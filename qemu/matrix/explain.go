@@ -28,11 +28,18 @@ func rules() []rule {
 			},
 		},
 		{
-			name: "tail of a slab", class: memmap.User, ours: true,
-			why: "Since 7.1 mapping of a slab's tail holds 0xffffffff. makedumpfile takes its bit 0 for that of anonymous memory and leaves the kernel's page out.",
+			name: "tail of a kernel page", class: memmap.User, ours: true,
+			why: "Since 7.1 mapping of a compound page's tail holds 0xffffffff. makedumpfile takes its bit 0 for that of anonymous memory and leaves out pages of slab, of large_kmalloc and others of the kernel.",
 			of: func(_ *subject, p, head page) bool {
-				const slab = 0xf5 // PGTY_slab
-				return p.compound&1 != 0 && p.mapping&1 != 0 && head.mapcount>>24 == slab
+				const slab, largeKmalloc, untyped = 0xf5, 0xf8, 0xff // PGTY_*
+				kernel := false
+				switch head.mapcount >> 24 {
+				case slab, largeKmalloc:
+					kernel = true
+				case untyped:
+					kernel = head.mapping&1 == 0
+				}
+				return kernel && p.compound&1 != 0 && p.mapping == 0xffffffff
 			},
 		},
 	}
