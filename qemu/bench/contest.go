@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,10 +10,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"syscall"
+	"strings"
 	"time"
-
-	"github.com/ukdump/ukdump/qemu/rig"
 )
 
 // spent is what one run of a program took.
@@ -87,16 +86,56 @@ func (e entrant) run(ctx context.Context, out string) (spent, error) {
 	if err != nil {
 		return spent{}, err
 	}
+	var complaint bytes.Buffer
+	cmd.Stderr = &complaint
 	start := time.Now()
-	if _, err := rig.Output(cmd); err != nil {
+	if err := cmd.Start(); err != nil {
 		return spent{}, err
 	}
-	s := spent{wall: time.Since(start), cpu: cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()}
-	if u, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
-		s.peak = u.Maxrss << 10
+	watch := watchPeak(cmd.Process.Pid)
+	err = cmd.Wait()
+	s := spent{wall: time.Since(start), cpu: cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime(), peak: watch()}
+	if err != nil {
+		return spent{}, fmt.Errorf("%w: %s", err, complaint.String())
 	}
 	if st, err := os.Stat(out); err == nil {
 		s.size = st.Size()
 	}
 	return s, nil
+}
+
+// watchPeak follows the peak of a process's resident memory until the returned
+// function is called. The rusage of a child does not tell it: that is never less
+// than what its parent had.
+func watchPeak(pid int) (peak func() int64) {
+	last, stop, done := int64(0), make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			if n := peakOf(pid); n > 0 {
+				last = n
+			}
+			select {
+			case <-stop:
+				return
+			case <-time.After(5 * time.Millisecond):
+			}
+		}
+	}()
+	return func() int64 {
+		close(stop)
+		<-done
+		return last
+	}
+}
+
+func peakOf(pid int) int64 {
+	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid)) // none: it has ended
+	for line := range strings.Lines(string(b)) {
+		var kib int64
+		if n, _ := fmt.Sscanf(line, "VmHWM: %d kB", &kib); n == 1 {
+			return kib << 10
+		}
+	}
+	return 0
 }
