@@ -68,8 +68,30 @@ func forUserSpace(o string) bool {
 // disk is a local target on a file system of its own.
 type disk struct {
 	*local
-	mountpoint string
-	temporary  bool // the mount point was made for this
+	mount mountpoint
+}
+
+// mountpoint is a directory to mount on.
+type mountpoint struct {
+	dir  string
+	made bool // for this, and removed with it
+}
+
+func newMountpoint(opts Options) (m mountpoint, err error) {
+	m.dir = opts.MountDir
+	if m.dir == "" {
+		m.dir, err = os.MkdirTemp("", "ukdump-")
+		m.made = true
+	} else {
+		err = os.MkdirAll(m.dir, 0o700)
+	}
+	return m, err
+}
+
+func (m mountpoint) remove() {
+	if m.made {
+		os.Remove(m.dir)
+	}
 }
 
 func openDisk(ctx context.Context, s Spec, opts Options) (Target, error) {
@@ -81,27 +103,21 @@ func openDisk(ctx context.Context, s Spec, opts Options) (Target, error) {
 	if err != nil {
 		return nil, newError("open", "", s.String(), err)
 	}
-	d := &disk{mountpoint: opts.MountDir}
-	if d.mountpoint == "" {
-		d.mountpoint, err = os.MkdirTemp("", "ukdump-")
-		d.temporary = true
-	} else {
-		err = os.MkdirAll(d.mountpoint, 0o700)
-	}
-	if err != nil {
+	d := &disk{}
+	if d.mount, err = newMountpoint(opts); err != nil {
 		return nil, newError("make mount point of", "", s.String(), err)
 	}
 	start := time.Now()
-	fstype, err := mountDevice(ctx, dev, s, d.mountpoint, opts)
+	fstype, err := mountDevice(ctx, dev, s, d.mount.dir, opts)
 	if err != nil {
-		d.removeMountpoint()
+		d.mount.remove()
 		return nil, newError("mount", "", s.String(), err)
 	}
-	opts.logf("mounted %s (%s) at %s in %v", dev.Path, fstype, d.mountpoint, time.Since(start).Round(time.Millisecond))
-	root, err := openBelow(d.mountpoint, s.Path)
+	opts.logf("mounted %s (%s) at %s in %v", dev.Path, fstype, d.mount.dir, time.Since(start).Round(time.Millisecond))
+	root, err := openBelow(d.mount.dir, s.Path)
 	d.local = &local{root: root, url: s.String(), logf: opts.logf}
 	if err != nil {
-		d.unmount()
+		d.mount.unmount(opts.logf)
 		return nil, newError("make directory of", "", s.String(), err)
 	}
 	return d, nil
@@ -192,33 +208,28 @@ func (d *disk) Close() (err error) {
 	d.closing.Do(func() {
 		err = errors.Join(
 			newError("sync", "", d.url, d.close()),
-			newError("unmount", "", d.url, d.unmount()))
+			newError("unmount", "", d.url, d.mount.unmount(d.logf)))
 	})
 	return err
 }
 
-func (d *disk) unmount() error {
+// unmount detaches what is still in use; it was synced before.
+func (m mountpoint) unmount(logf func(string, ...any)) error {
 	const patience, step = time.Second, 50 * time.Millisecond
 	var err error
 	for waited := time.Duration(0); waited <= patience; waited += step {
-		err = unix.Unmount(d.mountpoint, unix.UMOUNT_NOFOLLOW)
+		err = unix.Unmount(m.dir, unix.UMOUNT_NOFOLLOW)
 		if err != unix.EBUSY {
 			break
 		}
 		time.Sleep(step)
 	}
 	if err == unix.EBUSY {
-		d.logf("%s is still in use after %v: detaching it, already synced", d.mountpoint, patience)
-		err = unix.Unmount(d.mountpoint, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
+		logf("%s is still in use after %v: detaching it, already synced", m.dir, patience)
+		err = unix.Unmount(m.dir, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
 	}
 	if err == nil {
-		d.removeMountpoint()
+		m.remove()
 	}
 	return err
-}
-
-func (d *disk) removeMountpoint() {
-	if d.temporary {
-		os.Remove(d.mountpoint)
-	}
 }

@@ -111,6 +111,10 @@ func permanent(err error, advice string) error { return &remoteCause{err, advice
 func transient(err error, advice string) error { return &remoteCause{err, advice, true} }
 
 func temporary(err error) bool {
+	var rc *remoteCause
+	if errors.As(err, &rc) {
+		return rc.temporary
+	}
 	if errors.Is(err, context.DeadlineExceeded) || isBroken(err) {
 		return true
 	}

@@ -28,7 +28,17 @@ type local struct {
 	url  string // without secrets
 	logf func(format string, a ...any)
 
+	// cause says what an errno means on this file system; nil: what it says.
+	cause func(error) error
+
 	closing sync.Once
+}
+
+func (l *local) fail(op, name string, err error) error {
+	if err != nil && l.cause != nil {
+		err = l.cause(err)
+	}
+	return newError(op, name, l.url, err)
 }
 
 func openFile(ctx context.Context, s Spec, opts Options) (Target, error) {
@@ -48,7 +58,7 @@ func openFile(ctx context.Context, s Spec, opts Options) (Target, error) {
 func (l *local) Space(ctx context.Context) (uint64, error) {
 	st, err := l.statfs()
 	if err != nil {
-		return 0, newError("ask free space of", "", l.url, err)
+		return 0, l.fail("ask free space of", "", err)
 	}
 	unit := uint64(st.Frsize)
 	if unit == 0 { // some FUSE file systems
@@ -76,7 +86,7 @@ func (l *local) statfs() (st unix.Statfs_t, err error) {
 func (l *local) Create(ctx context.Context, name string) (File, error) {
 	f, err := l.create(ctx, name)
 	if err != nil {
-		return nil, newError("create", name, l.url, err)
+		return nil, l.fail("create", name, err)
 	}
 	return f, nil
 }
@@ -106,7 +116,7 @@ func (l *local) create(ctx context.Context, name string) (*localFile, error) {
 		var f *os.File
 		f, err = l.root.OpenFile(temp, os.O_RDWR|os.O_CREATE|os.O_EXCL, fileMode)
 		if err == nil {
-			return &localFile{f: f, dir: dir, name: name, url: l.url}, nil
+			return &localFile{f: f, dir: dir, name: name, on: l}, nil
 		}
 	}
 	dir.Close()
@@ -115,7 +125,7 @@ func (l *local) create(ctx context.Context, name string) (*localFile, error) {
 
 func (l *local) List(ctx context.Context, dir string) ([]Entry, error) {
 	entries, err := l.list(ctx, dir)
-	return entries, newError("list", dir, l.url, err)
+	return entries, l.fail("list", dir, err)
 }
 
 func (l *local) list(ctx context.Context, dir string) ([]Entry, error) {
@@ -151,7 +161,7 @@ func (l *local) Remove(ctx context.Context, name string) error {
 	if err == nil {
 		err = l.syncAll()
 	}
-	return newError("remove", name, l.url, err)
+	return l.fail("remove", name, err)
 }
 
 func (l *local) Rename(ctx context.Context, from, to string) error {
@@ -159,7 +169,7 @@ func (l *local) Rename(ctx context.Context, from, to string) error {
 	if err == nil {
 		err = l.rename(from, to)
 	}
-	return newError("rename "+from+" to", to, l.url, err)
+	return l.fail("rename "+from+" to", to, err)
 }
 
 func (l *local) rename(from, to string) error {
@@ -185,7 +195,7 @@ func (l *local) rename(from, to string) error {
 // Close writes out the whole file system, so that incomplete files are there
 // after the reboot too.
 func (l *local) Close() (err error) {
-	l.closing.Do(func() { err = newError("sync", "", l.url, l.close()) })
+	l.closing.Do(func() { err = l.fail("sync", "", l.close()) })
 	return err
 }
 

@@ -14,7 +14,7 @@ type localFile struct {
 	f    *os.File
 	dir  *os.File // the directory that holds it
 	name string   // final, relative to the target
-	url  string
+	on   *local
 
 	position sync.Mutex // of Write
 	pos      int64
@@ -73,7 +73,7 @@ func (l *localFile) fail(op string, err error) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.err == nil {
-		l.err = newError(op, l.name, l.url, err)
+		l.err = l.on.fail(op, l.name, err)
 	}
 	return l.err
 }
@@ -82,7 +82,7 @@ func (l *localFile) usable() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.err == nil && l.ended {
-		return newError("write", l.name, l.url, os.ErrClosed)
+		return l.on.fail("write", l.name, os.ErrClosed)
 	}
 	return l.err
 }
@@ -157,5 +157,5 @@ func (l *localFile) Close() error {
 		return nil
 	}
 	l.dir.Close()
-	return newError("close", l.name, l.url, l.f.Close())
+	return l.on.fail("close", l.name, l.f.Close())
 }
