@@ -107,6 +107,63 @@ func TestFlattenedOverwrites(t *testing.T) {
 	}
 }
 
+// failingStream fails at the n-th write, and what comes behind it does not count.
+type failingStream struct {
+	bytes.Buffer
+	n int
+}
+
+func (f *failingStream) Write(p []byte) (int, error) {
+	if f.n--; f.n == 0 {
+		n, _ := f.Buffer.Write(p[:len(p)/2])
+		return n, errInjected
+	}
+	return f.Buffer.Write(p)
+}
+
+// Whichever write of the stream fails, the file has no end marker.
+func TestFlattenedEveryWriteFails(t *testing.T) {
+	const maxPFN = 20000
+	kept := bitmapOf(maxPFN, all)
+	write := func(w io.Writer) error {
+		f := NewFlattener(w)
+		err := writeDump(t, f, testHeader(4096, maxPFN), Snappy, kept, kept)
+		return errors.Join(err, f.Close())
+	}
+	good := &failingStream{}
+	if err := write(good); err != nil {
+		t.Fatal(err)
+	}
+	for n := 1; n <= -good.n; n++ {
+		f := &failingStream{n: n}
+		if err := write(f); !errors.Is(err, errInjected) {
+			t.Fatalf("write %d fails, the dump says %v", n, err)
+		}
+		r := bytes.NewReader(f.Bytes())
+		if _, err := OpenFlattened(r, r.Size(), false); err == nil {
+			t.Fatalf("write %d fails, the file has an end marker", n)
+		}
+	}
+}
+
+// Garbage in place of a segment's header ends what a torn file has.
+func TestFlattenedGarbage(t *testing.T) {
+	var buf bytes.Buffer
+	f := NewFlattener(&buf)
+	if _, err := f.WriteAt([]byte("0123456789"), 5); err != nil {
+		t.Fatal(err)
+	}
+	buf.Write(bytes.Repeat([]byte{0x80}, 100))
+	r := bytes.NewReader(buf.Bytes())
+	if _, err := OpenFlattened(r, r.Size(), false); !errors.Is(err, ErrCorrupt) {
+		t.Error(err)
+	}
+	plain, err := OpenFlattened(r, r.Size(), true)
+	if err != nil || plain.Size() != 15 || !plain.Torn() {
+		t.Errorf("%v, %+v", err, plain)
+	}
+}
+
 func TestFlattenedRefuses(t *testing.T) {
 	head := make([]byte, flatHeaderSize)
 	copy(head, flatSignature)

@@ -53,8 +53,10 @@ func TestWritersMemory(t *testing.T) {
 			}
 		}
 		for name, f := range map[string]func(){
-			"kdump":     func() { write(NewKdumpWriter(discard{}, testHeader(4096, maxPFN), ram, kept.Count())) },
-			"flattened": func() { write(NewKdumpWriter(NewFlattener(&countingStream{}), testHeader(4096, maxPFN), ram, kept.Count())) },
+			"kdump": func() { write(NewKdumpWriter(discard{}, testHeader(4096, maxPFN), ram, kept.Count())) },
+			"flattened": func() {
+				write(NewKdumpWriter(NewFlattener(&countingStream{}), testHeader(4096, maxPFN), ram, kept.Count()))
+			},
 			"split": func() {
 				write(NewSplitWriter([]io.WriterAt{discard{}, discard{}, discard{}, discard{}}, testHeader(4096, maxPFN), ram, kept))
 			},

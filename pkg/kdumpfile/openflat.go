@@ -43,7 +43,9 @@ func IsFlattened(head []byte) bool {
 }
 
 // OpenFlattened indexes a flattened file of size bytes. Without its end marker
-// the error is ErrTorn, unless torn says to take what there is.
+// the error is ErrTorn, unless torn says to take what there is, up to where the
+// file ends or makes no sense any more. A torn file of makedumpfile with an ELF
+// core in it has no program headers: they are written last.
 func OpenFlattened(r io.ReaderAt, size int64, torn bool) (*FlattenedReader, error) {
 	f := &FlattenedReader{r: r}
 	list, err := f.scan(size, torn)
@@ -78,6 +80,9 @@ func (f *FlattenedReader) scan(size int64, torn bool) (list []flatExtent, err er
 			return list, nil
 		}
 		if start < 0 || n < 0 || n > math.MaxInt64-start {
+			if torn {
+				break
+			}
 			return nil, fmt.Errorf("segment at %#x: %d bytes for offset %#x: %w", pos-int64(len(b)), n, start, ErrCorrupt)
 		}
 		if len(list) == maxFlatSegments {
