@@ -136,7 +136,7 @@ func (a *attempt) describe(path string) {
 }
 
 func (a *attempt) printLog() int {
-	if _, err := triage.Log(a.core, a.out); err != nil {
+	if _, err := triage.Log(a.core, a.out, triage.LogOptions{}); err != nil {
 		a.log.printf("%v", err)
 		return exitNothing
 	}
@@ -174,7 +174,7 @@ func loadDriver(ctx context.Context, fstype string) error {
 func (a *attempt) saveLog(ctx context.Context) error {
 	var records int
 	size, err := a.writeFile(ctx, "vmcore-dmesg.txt", func(w io.Writer) (err error) {
-		records, err = triage.Log(a.core, w)
+		records, err = triage.Log(a.core, w, triage.LogOptions{})
 		return err
 	})
 	if errors.Is(err, fs.ErrExist) {

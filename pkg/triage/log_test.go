@@ -186,7 +186,7 @@ func patched(t testing.TB, path string, image []byte) *vmcore.Core {
 func checkLog(t *testing.T, r *testRing, more string) {
 	t.Helper()
 	var b strings.Builder
-	n, err := Log(r.core(t, more), &b)
+	n, err := Log(r.core(t, more), &b, LogOptions{})
 	if err != nil || b.String() != r.want() || n != strings.Count(r.want(), "\n") {
 		t.Errorf("%d records, %v:\n%swant\n%s", n, err, b.String(), r.want())
 	}
@@ -268,7 +268,7 @@ func TestLogUnreadable(t *testing.T) {
 	text := strings.Replace(ringInfo, "load 0 4M offset=0x10000", more, 1)
 	core := patched(t, vmcoretest.File(t, text), r.image[prbAt:])
 	var b strings.Builder
-	if n, err := Log(core, &b); err != nil || b.String() != r.want() || n == 128 || n < 64 {
+	if n, err := Log(core, &b, LogOptions{}); err != nil || b.String() != r.want() || n == 128 || n < 64 {
 		t.Errorf("%d records, %v:\n%s", n, err, b.String())
 	}
 }
@@ -286,6 +286,18 @@ func TestLogCallers(t *testing.T) {
 		r.live[i].line = line
 	}
 	checkLog(t, r, "noinfo OFFSET(printk_info.caller_id)")
+}
+
+func TestLogPriority(t *testing.T) {
+	r := newTestRing(5, 10)
+	r.put(r.info(r.add(1500000, "of the kernel"))+16, 13|0<<16|(6<<5|2)<<24|(1<<31)<<32)
+	r.put(r.info(r.add(2000000, "of a daemon\nin two lines"))+16, 24|3<<16|(2<<5)<<24|(1<<31)<<32)
+	var b strings.Builder
+	_, err := Log(r.core(t, ""), &b, LogOptions{Priority: true})
+	want := "<6>[    0.001500] [      C0] of the kernel\n<26>[    0.002000] [      C0] of a daemon\n" + strings.Repeat(" ", 26) + "in two lines\n"
+	if err != nil || b.String() != want {
+		t.Errorf("%v\n%swant\n%s", err, b.String(), want)
+	}
 }
 
 func TestLogNotToBeHad(t *testing.T) {
@@ -309,8 +321,8 @@ func TestLogNotToBeHad(t *testing.T) {
 		{"too many records", "", func(r *testRing) { r.put(structAt, 26) }, "2^26 records"},
 		{"shift out of range", "", func(r *testRing) { r.put(structAt, 0xffffffff) }, "cannot be"},
 		{"too much text", "", func(r *testRing) { r.put(structAt+48, 23) }, "2^23 bytes"},
-		{"descriptors nowhere", "", func(r *testRing) { r.put(structAt+8, 0xffffc90000000000) }, "none of 32 records"},
-		{"torn head", "", func(r *testRing) { r.put(structAt+24, 12345) }, "none of 32 records"},
+		{"descriptors nowhere", "", func(r *testRing) { r.put(structAt+8, 0xffffc90000000000) }, "no record can be read in a ring of 32"},
+		{"torn head", "", func(r *testRing) { r.put(structAt+24, 12345) }, "no record can be read in a ring of 32"},
 	} {
 		r := good()
 		r.finish()
@@ -318,7 +330,7 @@ func TestLogNotToBeHad(t *testing.T) {
 			tt.change(r)
 		}
 		core := patched(t, vmcoretest.File(t, ringInfo+tt.more), r.image[prbAt:])
-		n, err := Log(core, io.Discard)
+		n, err := Log(core, io.Discard, LogOptions{})
 		if err == nil || n != 0 || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: %d records, %v, want %q", tt.name, n, err, tt.want)
 		}
@@ -344,7 +356,7 @@ func TestLogWriteError(t *testing.T) {
 	for range 32 {
 		r.add(1, "x")
 	}
-	if _, err := Log(r.core(t, ""), &failing{left: 10}); err == nil || !strings.Contains(err.Error(), "disk full") {
+	if _, err := Log(r.core(t, ""), &failing{left: 10}, LogOptions{}); err == nil || !strings.Contains(err.Error(), "disk full") {
 		t.Error(err)
 	}
 }
@@ -365,7 +377,7 @@ func FuzzLog(f *testing.F) {
 		image := bytes.Clone(r.image[prbAt:])
 		copy(image[min(int(at), len(image)):], data)
 		var size counter
-		n, err := Log(patched(t, path, image), &size)
+		n, err := Log(patched(t, path, image), &size, LogOptions{})
 		// 4 MiB of memory hold so many records at most, and so much text.
 		if n > 4<<20/(descSize+infoSize) || size > 40*4<<20 {
 			t.Errorf("%d records in %d bytes, %v", n, size, err)

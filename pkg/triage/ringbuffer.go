@@ -165,20 +165,17 @@ func (r *ring) ids(yield func(id uint64) bool) {
 	}
 }
 
-// record is one message of the kernel log. text is valid until the next one is read.
-type record struct {
-	nanos  uint64
-	caller string // "T1" for a task, "C0" for a CPU outside of tasks; "" if not known
-	text   []byte
+func (r *ring) records(yield func(record) bool) {
+	for id := range r.ids {
+		if rec, ok := r.record(id); ok && !yield(rec) {
+			return
+		}
+	}
 }
 
-// callerName is printk_caller_id()'s number as print_caller() shows it, kernel/printk/printk.c.
-func callerName(id uint32) string {
-	if id&(1<<31) != 0 {
-		return fmt.Sprintf("C%d", id&^(1<<31))
-	}
-	return fmt.Sprintf("T%d", id)
-}
+func (r *ring) where() string { return fmt.Sprintf("in a ring of %d", r.count) }
+
+func (r *ring) close() { r.reader.Close() }
 
 // record reads the record with this id. ok is false for one that was not
 // committed, has no text, or cannot be read.
@@ -205,6 +202,8 @@ func (r *ring) record(id uint64) (rec record, ok bool) {
 	r.textLeft -= n
 	rec.text = r.text[:n]
 	rec.nanos = order.Uint64(field(info, l.tsNsec))
+	// struct printk_info has u8 facility, u8 flags:5, u8 level:3 behind text_len; VMCOREINFO does not say so.
+	rec.priority = priority(field(info, l.textLen+2))
 	if l.hasCaller {
 		rec.caller = callerName(order.Uint32(field(info, l.caller)))
 	}

@@ -54,11 +54,11 @@ func TestWriteRecord(t *testing.T) {
 		{1, "tab\tbell\x07 caf\xc3\xa9", "[    0.000000] tab\tbell\\x07 caf\\xc3\\xa9\n"},
 	} {
 		var b strings.Builder
-		w := bufio.NewWriter(&b)
-		writeRecord(w, record{nanos: tt.nanos, text: []byte(tt.text)})
-		w.Flush()
+		w := logWriter{Writer: bufio.NewWriter(&b)}
+		w.record(record{nanos: tt.nanos, text: []byte(tt.text)})
+		w.end()
 		if b.String() != tt.want {
-			t.Errorf("writeRecord(%q) = %q, want %q", tt.text, b.String(), tt.want)
+			t.Errorf("record(%q) = %q, want %q", tt.text, b.String(), tt.want)
 		}
 	}
 }
