@@ -13,8 +13,8 @@ import (
 	"github.com/ukdump/ukdump/pkg/vmcore"
 )
 
-// dedupMemory is what the table of -dedup takes: 400 thousand pages of data are remembered.
-const dedupMemory = 16 << 20
+// dedupMemory is what the table of -dedup takes: 200 thousand pages of data are remembered.
+const dedupMemory = 8 << 20
 
 func convertCommand() command {
 	return command{
