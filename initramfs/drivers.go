@@ -13,7 +13,7 @@ type group struct {
 	reason string
 	names  []string
 	needed int    // how many of the first names a kernel must have: the configuration asks for them
-	fstype string // if not empty: loaded only when a file system of this type is mounted
+	fstype string // if not empty: loaded only when a file system of this type is mounted, nfs and cifs among them
 }
 
 // buses are the ways to a disk. The machine that builds does not know the one
@@ -58,6 +58,29 @@ func drivers(specs []targets.Spec) []group {
 			g.needed = 1 // the driver itself
 		}
 		all = append(all, g)
+	}
+	return append(all, mounts(specs)...)
+}
+
+// mounts are the servers that the kernel mounts: of each kind what all targets
+// of that kind want.
+func mounts(specs []targets.Spec) []group {
+	var all []group
+	for _, s := range specs {
+		names := s.Modules()
+		if len(names) == 0 {
+			continue
+		}
+		i := slices.IndexFunc(all, func(g group) bool { return g.fstype == s.Scheme })
+		if i < 0 {
+			i = len(all)
+			all = append(all, group{reason: s.Scheme, needed: 1, fstype: s.Scheme})
+		}
+		for _, name := range names {
+			if !slices.Contains(all[i].names, name) {
+				all[i].names = append(all[i].names, name)
+			}
+		}
 	}
 	return all
 }

@@ -185,6 +185,37 @@ func TestFilesystemListsAreWhole(t *testing.T) {
 	}
 }
 
+// Each kind of server has one list, with what all targets of that kind need; a
+// cipher that the kernel has under no such name is no error.
+func TestModulesOfServers(t *testing.T) {
+	dir := fakeTree(t)
+	for name, info := range map[string][]string{
+		"fs/nfs/nfs.ko": {"depends=sunrpc"}, "fs/nfs/nfsv3.ko": {"depends=nfs"}, "fs/nfs/nfsv4.ko": {"depends=nfs"}, "net/sunrpc/sunrpc.ko": nil,
+		"fs/smb/client/cifs.ko": {"softdep=pre: ccm", "softdep=pre: aead2"}, "crypto/gcm.ko": {"alias=crypto-gcm"}, "crypto/ccm.ko": {"alias=crypto-ccm"},
+	} {
+		writeFile(t, filepath.Join(dir, "kernel", name), kernelModule(elf.EM_X86_64, append(info, "vermagic="+fakeRelease)...))
+	}
+	set, err := collect(dir, "amd64", chosen(specs(t, "nfs://h/x?vers=3", "nfs://h/x?vers=4.1", "cifs://u@h/s?password-file=/p", "raw:///dev/sda1"), "", ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for fstype, want := range map[string][]string{
+		"nfs":  {"sunrpc", "nfs", "nfsv3", "nfsv4"},
+		"cifs": {"ccm", "cifs", "gcm"},
+	} {
+		var got []string
+		for _, p := range set.lists[fstype] {
+			got = append(got, modules.Name(p))
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: %q, want %q", fstype, got, want)
+		}
+	}
+	if _, err := collect(fakeTree(t), "amd64", chosen(specs(t, "nfs://h/x"), "", "")); err == nil || !strings.Contains(err.Error(), "nfs: module nfs") {
+		t.Errorf("a kernel without nfs: %v", err)
+	}
+}
+
 func TestModuleErrors(t *testing.T) {
 	dir := fakeTree(t)
 	foreign := fakeTree(t)

@@ -21,7 +21,7 @@ func TestVerify(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	vmcoreRun("verify", core, good).want(t, exitOK, core+": good, 16384 pages", fmt.Sprintf("%s: good, %d pages", good, keptAt(31)))
+	vmcoreRun("verify", core, good).want(t, exitOK, core+": good, 10240 pages", fmt.Sprintf("%s: good, %d pages", good, keptAt(31)))
 
 	bad := filepath.Join(dir, "bad")
 	for name, change := range map[string]func([]byte) []byte{
@@ -78,22 +78,22 @@ func TestCompare(t *testing.T) {
 		return out
 	}
 	all, filtered, elf := dump("all", core), dump("31", core, "-level", "31"), dump("elf", core, "-level", "31", "-format", "elf")
-	other := dump("other", vmcoretest.File(t, machine+"\nfill 0x3500000 1 0xee\nfill 0x3502000 0x2000 0xee"))
+	other := dump("other", vmcoretest.File(t, machine+"\nfill 0x2700000 1 0xee\nfill 0x2702000 0x2000 0xee"))
 	larger := vmcoretest.File(t, more)
 
-	vmcoreRun("compare", core, all).want(t, exitOK, "the same: 16384 pages of memory, 16384 of them compared")
-	vmcoreRun("compare", all, filtered).want(t, exitFailed, "only in "+all+": 5120 pages\n  pfn 0x2000 to 0x33ff (5120)\n")
-	vmcoreRun("compare", filtered, all).want(t, exitFailed, "only in "+all+": 5120 pages")
+	vmcoreRun("compare", core, all).want(t, exitOK, "the same: 10240 pages of memory, 10240 of them compared")
+	vmcoreRun("compare", all, filtered).want(t, exitFailed, "only in "+all+": 1536 pages\n  pfn 0x2000 to 0x25ff (1536)\n")
+	vmcoreRun("compare", filtered, all).want(t, exitFailed, "only in "+all+": 1536 pages")
 	vmcoreRun("compare", "-common", all, filtered).want(t, exitOK)
-	vmcoreRun("compare", "-zero", filtered, all).want(t, exitFailed, "only in "+all+": 5120 pages")
+	vmcoreRun("compare", "-zero", filtered, all).want(t, exitFailed, "only in "+all+": 1536 pages")
 	vmcoreRun("compare", "-zero", filtered, elf).want(t, exitOK)
-	vmcoreRun("compare", all, other).want(t, exitFailed, "different contents: 3 pages\n  pfn 0x3500 to 0x3500 (1)\n  pfn 0x3502 to 0x3503 (2)\n")
-	vmcoreRun("compare", "-max", "1", all, other).want(t, exitFailed, "pfn 0x3500 to 0x3500 (1)\n  and 1 runs more")
+	vmcoreRun("compare", all, other).want(t, exitFailed, "different contents: 3 pages\n  pfn 0x2700 to 0x2700 (1)\n  pfn 0x2702 to 0x2703 (2)\n")
+	vmcoreRun("compare", "-max", "1", all, other).want(t, exitFailed, "pfn 0x2700 to 0x2700 (1)\n  and 1 runs more")
 	vmcoreRun("compare", core, larger).want(t, exitFailed, "memory only in "+larger+": 2 pages\n  pfn 0x8000 to 0x8001 (2)")
 	vmcoreRun("compare", larger, core).want(t, exitFailed, "memory only in "+larger)
 	vmcoreRun("compare", core, vmcoretest.File(t, machine+"\ninfo OSRELEASE=other")).want(t, exitFailed, "VMCOREINFO differs")
 	vmcoreRun("compare", core, filepath.Join(dir, "missing")).want(t, exitUsage, "no such file")
-	vmcoreRun("compare", core, vmcoretest.File(t, machine+"\ntruncate 40M")).want(t, exitUsage, "cannot be read")
+	vmcoreRun("compare", core, vmcoretest.File(t, machine+"\ntruncate 30M")).want(t, exitUsage, "cannot be read")
 	vmcoreRun("compare", core, vmcoretest.File(t, "machine arm64 64K\ninfo PAGESIZE=65536\nload 0 1M")).want(t, exitUsage, "cannot be compared")
 }
 
@@ -103,7 +103,7 @@ func TestInfo(t *testing.T) {
 	vmcoreRun("convert", "-level", "31", "-format", "flat", "-compress", "snappy", core, out).want(t, exitOK)
 	vmcoreRun("info", core, out).want(t, exitOK, "file         "+core, "format       ELF", "format       flattened kdump-compressed, snappy",
 		"kernel       6.1.0-test on x86_64", "node         router-7", "crash        2025-11-21T04:00:00Z", "CPUs         2",
-		"memory       64.0 MiB in 16384 pages of 4096, up to pfn 0x4000", "in the file  44.0 MiB in 11264 pages", "dump level   31")
+		"memory       40.0 MiB in 10240 pages of 4096, up to pfn 0x2800", "in the file  34.0 MiB in 8704 pages", "dump level   31")
 	r := vmcoreRun("info", "-json", out).want(t, exitOK)
 	var got description
 	if err := json.Unmarshal([]byte(r.out), &got); err != nil {

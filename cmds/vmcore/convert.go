@@ -13,8 +13,8 @@ import (
 	"github.com/ukdump/ukdump/pkg/vmcore"
 )
 
-// dedupMemory is what the table of -dedup takes: 400 thousand pages of data are remembered.
-const dedupMemory = 16 << 20
+// dedupMemory is what the table of -dedup takes: 200 thousand pages of data are remembered.
+const dedupMemory = 8 << 20
 
 func convertCommand() command {
 	return command{
@@ -152,20 +152,18 @@ type conversion struct {
 }
 
 func convert(e *env, o convertOptions, ins []string, out string) (int, error) {
-	ins, done, err := e.named(ins, filepath.Dir(out))
+	ins, opened, err := e.named(ins, filepath.Dir(out))
 	if err != nil {
 		return exitFailed, err
 	}
-	defer done()
-	if !o.incomplete {
-		core, err := vmcore.OpenFiles(ins...)
-		if err != nil {
-			return exitFailed, err
-		}
-		defer core.Close()
-		return convertCore(e, o, core, ins, out)
+	var core *vmcore.Core
+	var lost uint64
+	if o.incomplete {
+		core, lost, err = openTorn(e, o, ins)
+	} else {
+		core, err = vmcore.OpenFiles(ins...)
 	}
-	core, lost, err := openTorn(e, o, ins)
+	opened()
 	if err != nil {
 		return exitFailed, err
 	}

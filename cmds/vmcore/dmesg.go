@@ -24,12 +24,12 @@ func dmesg(e *env, o triage.LogOptions, files []string) (int, error) {
 	if len(files) == 0 {
 		return exitUsage, usagef("no file is named")
 	}
-	files, done, err := e.named(files, "")
+	files, opened, err := e.named(files, "")
 	if err != nil {
 		return exitFailed, err
 	}
-	defer done()
 	core, err := vmcore.OpenFiles(files...)
+	opened()
 	if err != nil {
 		return exitFailed, err
 	}

@@ -90,23 +90,24 @@ func ramPages(core *vmcore.Core) (pages uint64) {
 }
 
 // named gives the files to open. Standard input, "-", is taken as it is where it
-// is a file, and is else first copied to a file in dir, which done removes.
-func (e *env) named(paths []string, dir string) (files []string, done func(), err error) {
-	done = func() {}
+// is a file, and is else first copied to a file in dir, which opened removes: it
+// is to be called as soon as the files are open.
+func (e *env) named(paths []string, dir string) (files []string, opened func(), err error) {
+	opened = func() {}
 	for _, path := range paths {
 		if path == "-" {
 			var temp string
 			if path, temp, err = e.standardInput(dir); err != nil {
-				done()
+				opened()
 				return nil, nil, fmt.Errorf("standard input: %w", err)
 			}
 			if temp != "" {
-				done = func() { os.Remove(temp) }
+				opened = func() { os.Remove(temp) }
 			}
 		}
 		files = append(files, path)
 	}
-	return files, done, nil
+	return files, opened, nil
 }
 
 func (e *env) standardInput(dir string) (path, temp string, err error) {

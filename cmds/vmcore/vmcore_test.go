@@ -17,7 +17,7 @@ import (
 	"github.com/ukdump/ukdump/pkg/vmcore"
 )
 
-// machine is 64 MiB of memory with a kernel in it that wrote one line. From
+// machine is 40 MiB of memory with a kernel in it that wrote one line. From
 // 32 MiB on all is noise: processes' pages, a free block, page cache with and
 // without private data, then the kernel's again.
 const machine = `
@@ -27,13 +27,13 @@ const machine = `
 	info SYMBOL(init_uts_ns)=ffffffff81003000
 	info OFFSET(uts_namespace.name)=0
 	kernel 0x1000000 4M
-	load 0 64M
+	load 0 40M
 	memmap extreme 0xffffea0000000000 0x1800000
-	pattern 0x2000000 32M
-	page 0x2000 2048 mapping=1
-	page 0x2800 1 _mapcount=-129 private=10
-	page 0x2c00 1024 flags=0x10
-	page 0x3000 1024 flags=0x2010
+	pattern 0x2000000 8M
+	page 0x2000 512 mapping=1
+	page 0x2200 1 _mapcount=-129 private=9
+	page 0x2400 256 flags=0x10
+	page 0x2500 256 flags=0x2010
 	data 0x1003000 "Linux"
 	data 0x1003041 "router-7"
 	data 0x1003082 "6.1.0-test"
@@ -67,20 +67,20 @@ const machine = `
 
 const (
 	panicLine    = "[    1.000000] panic\n"
-	machinePages = 16384
+	machinePages = 10240
 )
 
 // leaves says whether a dump of machine at that level has a page.
 func leaves(level int, pfn uint64) bool {
 	bit := 0
 	switch {
-	case pfn >= 0x2000 && pfn < 0x2800:
+	case pfn >= 0x2000 && pfn < 0x2200:
 		bit = 8
-	case pfn >= 0x2800 && pfn < 0x2c00:
+	case pfn >= 0x2200 && pfn < 0x2400:
 		bit = 16
-	case pfn >= 0x2c00 && pfn < 0x3000:
+	case pfn >= 0x2400 && pfn < 0x2500:
 		bit = 2 | 4
-	case pfn >= 0x3000 && pfn < 0x3400:
+	case pfn >= 0x2500 && pfn < 0x2600:
 		bit = 4
 	}
 	return level&bit == 0
@@ -178,7 +178,7 @@ func TestConvert(t *testing.T) {
 			out := filepath.Join(dir, fmt.Sprintf("%d.%d", level, i))
 			args := append([]string{"convert", core, out, "-level", fmt.Sprint(level)}, flags...)
 			r := vmcoreRun(args...).want(t, exitOK, fmt.Sprintf("level %d", level))
-			if r.errs != "" {
+			if strings.Contains(r.errs, "vmcore") { // and not progress
 				t.Errorf("%v: complaints %s", args, r.errs)
 			}
 			paths := []string{out}
@@ -248,7 +248,7 @@ func TestConvertAgain(t *testing.T) {
 				t.Errorf("%s: %+v", format, c)
 			}
 		}
-		if counts["user"] != 2048 || counts["free"] != 1024 || counts["cache"] != 1024 || counts["cache-private"] != 1024 ||
+		if counts["user"] != 512 || counts["free"] != 512 || counts["cache"] != 256 || counts["cache-private"] != 256 ||
 			rep.Absent != 0 || rep.Unreadable != 0 || rep.Kept != uint64(keptAt(31)) || rep.Level != 31 || rep.Degraded != "" {
 			t.Errorf("%s: %+v", format, rep)
 		}
@@ -259,7 +259,7 @@ func TestConvertAgain(t *testing.T) {
 		if err := json.Unmarshal([]byte(r.out), &rep); err != nil {
 			t.Fatal(err)
 		}
-		if want := map[bool]int{true: 0, false: 17}[format == "elf"]; rep.Absent != 1024 || rep.Kept != uint64(keptAt(16)) || rep.Level != want || rep.Unreadable != 0 {
+		if want := map[bool]int{true: 0, false: 17}[format == "elf"]; rep.Absent != 512 || rep.Kept != uint64(keptAt(16)) || rep.Level != want || rep.Unreadable != 0 {
 			t.Errorf("%s: %+v", format, rep)
 		}
 		checkPages(t, raw, 16, format == "elf", out)
@@ -271,7 +271,7 @@ func TestConvertWithoutKey(t *testing.T) {
 	core := vmcoretest.File(t, machine+"\nnoinfo OFFSET(page.mapping)")
 	out := filepath.Join(t.TempDir(), "out")
 	r := vmcoreRun("convert", "-level", "31", core, out).want(t, exitOK, "dump level 31 cannot be had, every page is kept", "OFFSET(page.mapping)")
-	if !strings.Contains(r.out, "16384") {
+	if !strings.Contains(r.out, "10240") {
 		t.Error(r.out)
 	}
 	if c := open(t, out); c.Files().Dump.Pages() != machinePages || c.Files().Dump.Header().DumpLevel != 1 {
@@ -282,7 +282,7 @@ func TestConvertWithoutKey(t *testing.T) {
 func TestDryRun(t *testing.T) {
 	core := vmcoretest.File(t, machine)
 	before, _ := os.ReadDir(filepath.Dir(core))
-	vmcoreRun("convert", "-n", "-level", "31", core).want(t, exitOK, "about ", "cache-private   1024   4.0 MiB    left out")
+	vmcoreRun("convert", "-n", "-level", "31", core).want(t, exitOK, "about ", "cache-private    256   1.0 MiB    left out")
 	if after, _ := os.ReadDir(filepath.Dir(core)); len(after) != len(before) {
 		t.Error("it wrote something")
 	}
@@ -361,13 +361,13 @@ func TestSalvage(t *testing.T) {
 	dir := t.TempDir()
 	for _, format := range []string{"kdump", "flat"} {
 		whole := filepath.Join(dir, format)
-		vmcoreRun("convert", "-level", "31", "-compress", "none", "-format", format, core, whole).want(t, exitOK)
+		vmcoreRun("convert", "-compress", "none", "-format", format, core, whole).want(t, exitOK)
 		all, err := os.ReadFile(whole)
 		if err != nil {
 			t.Fatal(err)
 		}
 		last := uint64(0)
-		for _, size := range []int{0, 1, 4096, 20000, 1 << 20, 1<<20 + 1, 9 << 20, len(all) - 4097, len(all) - 4096, len(all) - 1} {
+		for _, size := range []int{0, 1, 4096, 20000, 1 << 20, 1<<20 + 1, 5 << 20, len(all) - 4097, len(all) - 4096, len(all) - 1} {
 			torn := filepath.Join(dir, "torn-incomplete")
 			if err := os.WriteFile(torn, all[:size], 0o600); err != nil {
 				t.Fatal(err)
@@ -375,7 +375,7 @@ func TestSalvage(t *testing.T) {
 			vmcoreRun("verify", torn) // must only not panic
 			r := vmcoreRun("salvage", "-f", torn, filepath.Join(dir, "torn"))
 			if r.status == exitFailed {
-				if size > 9<<20 {
+				if size > 5<<20 {
 					t.Fatalf("%s of %d bytes: %s", format, size, r.errs)
 				}
 				continue
@@ -384,11 +384,11 @@ func TestSalvage(t *testing.T) {
 			if n < last {
 				t.Errorf("%s: %d pages of %d bytes, %d of fewer", format, n, size, last)
 			}
-			if last = n; n != uint64(keptAt(31)) && r.status != exitPartial {
+			if last = n; n != uint64(keptAt(0)) && r.status != exitPartial {
 				t.Errorf("%s of %d bytes: %d pages, status %d", format, size, n, r.status)
 			}
 		}
-		if least := uint64(keptAt(31)) - 2; last < least {
+		if least := uint64(keptAt(0)) - 2; last < least {
 			t.Errorf("%s: %d pages of all but a byte, want %d", format, last, least)
 		}
 	}
@@ -416,7 +416,7 @@ func salvaged(t *testing.T, raw *vmcore.Core, path string) (n uint64) {
 
 // A core with pages that cannot be read is written without them, and that shows.
 func TestUnreadable(t *testing.T) {
-	core := vmcoretest.File(t, machine+"\ntruncate 60M")
+	core := vmcoretest.File(t, machine+"\ntruncate 38M")
 	out := filepath.Join(t.TempDir(), "out")
 	vmcoreRun("convert", core, out).want(t, exitPartial, "could not be read and are left out, the first: read paddr")
 	vmcoreRun("verify", core).want(t, exitFailed, "pages cannot be read, the first: read paddr")

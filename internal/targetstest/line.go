@@ -12,7 +12,7 @@ import (
 // slow, silent and broken. It relays TCP in user space: what the kernel's netem
 // would do to packets, it does to bytes.
 type Line struct {
-	t *testing.T
+	t testing.TB
 
 	mu      sync.Mutex
 	relays  map[string]net.Listener // by the server's address
@@ -29,11 +29,11 @@ type Line struct {
 // pair is one relayed connection.
 type pair struct{ client, server net.Conn }
 
-// A line holds no more than this in each direction.
+// A line holds about as much in each direction.
 const lineBuffer = 16 << 20
 
 // NewLine is a line that does nothing yet; it ends with the test.
-func NewLine(t *testing.T) *Line {
+func NewLine(t testing.TB) *Line {
 	l := &Line{t: t, relays: make(map[string]net.Listener), pairs: make(map[*pair]struct{}), changed: make(chan struct{})}
 	t.Cleanup(func() {
 		l.mu.Lock()
@@ -113,13 +113,19 @@ type parcel struct {
 }
 
 func (l *Line) carry(to, from net.Conn, upload bool) {
-	const size = 64 << 10
+	const size = 128 << 10
 	way := make(chan parcel, lineBuffer/size)
+	free := make(chan []byte, 2*lineBuffer/size)
 	go func() {
 		defer close(way)
 		for {
-			b := make([]byte, size)
-			n, err := from.Read(b)
+			var b []byte
+			select {
+			case b = <-free:
+			default:
+				b = make([]byte, size)
+			}
+			n, err := from.Read(b[:size])
 			delay, rate := l.wait()
 			if n > 0 {
 				if rate > 0 {
@@ -141,6 +147,7 @@ func (l *Line) carry(to, from net.Conn, upload bool) {
 		if _, err := to.Write(p.b); err != nil {
 			break
 		}
+		free <- p.b
 	}
 	if c, ok := to.(*net.TCPConn); ok {
 		c.CloseWrite()

@@ -146,7 +146,7 @@ func encodeHeader(h *Header, l layout, status uint32) []byte {
 
 // encodeSubHeader makes block 1 and the notes behind it; part is nil for a
 // dump in one file.
-func encodeSubHeader(h *Header, l layout, part *pfnRange) []byte {
+func encodeSubHeader(h *Header, l layout, part *splitPart) []byte {
 	p := make([]byte, l.subBlocks*l.block)
 	le := binary.LittleEndian
 	notes := uint64(l.block + subHeaderSize)
@@ -189,8 +189,10 @@ const (
 	bitsBuffer = 64 << 10        // of the 2nd bitmap: 2 GiB of pages of 4 KiB
 )
 
-// pfnRange is half open.
-type pfnRange struct{ start, end uint64 }
+// splitPart is what a file has of a split dump: pfns from start up to end, of a dump
+// of so many pages. Right behind as many descriptors makedumpfile --reassemble
+// looks for the page of zeros; any other it copies for each page that shares it.
+type splitPart struct{ start, end, pages uint64 }
 
 // KdumpWriter writes the kdump-compressed format. The file is at every moment
 // consistent for the pages before the last flush: their data are written first,
@@ -252,8 +254,11 @@ func NewKdumpWriter(w io.WriterAt, h Header, ram Bitmap, maxKept uint64) (*Kdump
 }
 
 // newKdumpWriter leaves the buffers to the caller.
-func newKdumpWriter(w io.WriterAt, h Header, ram Bitmap, maxKept uint64, part *pfnRange) *KdumpWriter {
+func newKdumpWriter(w io.WriterAt, h Header, ram Bitmap, maxKept uint64, part *splitPart) *KdumpWriter {
 	k := &KdumpWriter{w: w, h: h, l: newLayout(&h, maxKept), max: maxKept, crc: crc32.MakeTable(crc32.Castagnoli)}
+	if part != nil {
+		k.l.data = k.l.descs + int64(part.pages)*descSize
+	}
 	k.dataAt, k.descAt = k.l.data, k.l.descs
 	_, k.once = w.(*Flattener)
 	status := uint32(statusIncomplete)
@@ -394,12 +399,17 @@ func (k *KdumpWriter) sync() {
 	}
 }
 
-// complete takes the incomplete mark away.
+// complete takes the incomplete mark away, where there is one.
 func (k *KdumpWriter) complete(codecs Codec) {
 	if codecs == 0 {
 		codecs = k.h.Codec
 	}
-	k.write(encodeHeader(&k.h, k.l, uint32(codecs)), 0)
+	switch {
+	case !k.once:
+		k.write(encodeHeader(&k.h, k.l, uint32(codecs)), 0)
+	case k.kept == 0: // so that the maps exist as zeros
+		k.write([]byte{0}, k.l.data-1)
+	}
 }
 
 // Finish writes the rest, makes it durable where the output can, and only then
@@ -407,12 +417,7 @@ func (k *KdumpWriter) complete(codecs Codec) {
 func (k *KdumpWriter) Finish() error {
 	k.flush(true)
 	k.sync()
-	switch {
-	case !k.once:
-		k.complete(k.codecs)
-	case k.kept == 0: // so that the maps exist as zeros
-		k.write([]byte{0}, k.l.data-1)
-	}
+	k.complete(k.codecs)
 	if k.err == nil {
 		k.err = errFinished
 		return nil

@@ -52,8 +52,8 @@ func NewSplitWriter(ws []io.WriterAt, h Header, ram, kept Bitmap) (*SplitWriter,
 // balance divides the pfns up to maxPFN into n ranges with about as many bits
 // of kept each. They begin at multiples of 64: crash counts the 2nd bitmap from
 // start_pfn on in words of 64 bits.
-func balance(kept Bitmap, maxPFN uint64, n int) []pfnRange {
-	parts := make([]pfnRange, 0, n)
+func balance(kept Bitmap, maxPFN uint64, n int) []splitPart {
+	parts := make([]splitPart, 0, n)
 	total, at, count := kept.CountRange(0, maxPFN), uint64(0), uint64(0)
 	for i := range n {
 		start := at
@@ -65,7 +65,7 @@ func balance(kept Bitmap, maxPFN uint64, n int) []pfnRange {
 		if i == n-1 {
 			at = maxPFN
 		}
-		parts = append(parts, pfnRange{start, at})
+		parts = append(parts, splitPart{start, at, total})
 	}
 	return parts
 }
@@ -82,6 +82,9 @@ func (s *SplitWriter) Batch(b *Batch) error {
 			size += uint64(descs[n].Size)
 		}
 		size = min(size, uint64(len(data))) // the part refuses what is too short
+		if k := s.parts[s.at]; k.kept == 0 && n > 0 {
+			k.place(nil, 0) // the page of zeros, see splitPart
+		}
 		part := Batch{PFNs: pfns[:n], Descs: descs[:n], Data: data[:size]}
 		s.fail(s.parts[s.at].Batch(&part))
 		pfns, descs, data = pfns[n:], descs[n:], data[size:]
@@ -136,6 +139,9 @@ func (s *SplitWriter) Finish() error {
 // could not be.
 func (s *SplitWriter) reopen() {
 	for _, k := range s.parts {
+		if k.once {
+			continue // its end marker is missing
+		}
 		_, _ = k.w.WriteAt(encodeHeader(&k.h, k.l, statusIncomplete), 0) // the first error counts
 	}
 }

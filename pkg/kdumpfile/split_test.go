@@ -64,7 +64,7 @@ func TestSplitRoundTrip(t *testing.T) {
 			t.Run(fmt.Sprintf("%d/%d", maxPFN, n), func(t *testing.T) {
 				ram := bitmapOf(maxPFN, func(i uint64) bool { return i%10 != 3 })
 				kept := bitmapOf(maxPFN, func(i uint64) bool { return ram.Get(i) && i%3 != 1 })
-				there := func(pfn uint64) bool { return pfn%50 != 2 }
+				there := func(pfn uint64) bool { return pfn%50 != 2 || maxPFN < 100 }
 				want := bitmapOf(maxPFN, func(i uint64) bool { return kept.Get(i) && there(i) })
 				files, h := sparseFiles(n), testHeader(4096, maxPFN)
 				if err := writeSplit(t, files, h, ram, kept, there); err != nil {
@@ -76,7 +76,7 @@ func TestSplitRoundTrip(t *testing.T) {
 					t.Fatal(err)
 				}
 				checkPages(t, k, want, maxPFN)
-				checkParts(t, files, parts, want)
+				checkParts(t, files, parts, kept, want)
 				if b, err := k.Dumped(); err != nil || !bytes.Equal(b, want) {
 					t.Errorf("Dumped() has %d pages of %d, %v", b.Count(), want.Count(), err)
 				}
@@ -95,7 +95,7 @@ func TestSplitRoundTrip(t *testing.T) {
 }
 
 // checkParts holds the files against what crash and makedumpfile --reassemble want.
-func checkParts(t *testing.T, files []*sparse, parts []*Kdump, want Bitmap) {
+func checkParts(t *testing.T, files []*sparse, parts []*Kdump, kept, want Bitmap) {
 	t.Helper()
 	at, most := uint64(0), want.Count()/uint64(len(parts))+64
 	for i, part := range parts {
@@ -123,6 +123,12 @@ func checkParts(t *testing.T, files []*sparse, parts []*Kdump, want Bitmap) {
 		for _, off := range []int{offStartPFN, offStartPFN64} {
 			if s, e := binary.LittleEndian.Uint64(sub[off:]), binary.LittleEndian.Uint64(sub[off+8:]); s != start || e != end {
 				t.Errorf("part %d: pfns %d to %d at %d", i+1, s, e, off)
+			}
+		}
+		if pages := storedPages(t, fileBytes(t, files[i])); len(pages) > 0 {
+			zeros := make([]byte, 4096)
+			if _, err := files[i].ReadAt(zeros, part.l.descs+int64(kept.Count())*descSize); err != nil || !allZero(zeros) || pages[0].data < part.l.descs+int64(kept.Count())*descSize {
+				t.Errorf("part %d: no page of zeros right behind as many descriptors as the dump has, %v", i+1, err)
 			}
 		}
 		if b, err := part.bitmap(part.dumped); err != nil || !bytes.Equal(b, want) {
@@ -265,4 +271,48 @@ func TestSplitRefuses(t *testing.T) {
 			t.Errorf("pages %s are taken", name)
 		}
 	}
+}
+
+// Each part may be a flattened file.
+func TestSplitFlattened(t *testing.T) {
+	const maxPFN = 30000
+	kept := bitmapOf(maxPFN, func(i uint64) bool { return i%3 == 0 && i > 15000 })
+	var bufs [3]bytes.Buffer
+	var ws []io.WriterAt
+	for i := range bufs {
+		ws = append(ws, NewFlattener(&bufs[i]))
+	}
+	s, err := NewSplitWriter(ws, testHeader(4096, maxPFN), kept, kept)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := newBatcher(t, s, Snappy, 4096)
+	for pfn, ok := kept.Next(0); ok; pfn, ok = kept.Next(pfn + 1) {
+		if err := b.add(pfn); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(b.flush(), s.Finish()); err != nil {
+		t.Fatal(err)
+	}
+	var parts []*Kdump
+	for i := range ws {
+		if err := ws[i].(*Flattener).Close(); err != nil {
+			t.Fatal(err)
+		}
+		f, err := OpenFlattened(bytes.NewReader(bufs[i].Bytes()), int64(bufs[i].Len()), false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		k, err := OpenKdump(f, f.Size())
+		if err != nil {
+			t.Fatal(err)
+		}
+		parts = append(parts, k)
+	}
+	k, err := OpenSplit(parts, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkPages(t, k, kept, maxPFN)
 }

@@ -1,6 +1,7 @@
 package targets
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,11 +22,12 @@ const connectPatience = 15 * time.Second
 // dial connects to the server of s. The connection has rolling deadlines: see
 // conn. Its errors say what to do.
 func (o Options) dial(ctx context.Context, s Spec, defaultPort int) (net.Conn, error) {
-	port := s.Port
-	if port == 0 {
-		port = defaultPort
-	}
-	return o.dialAddr(ctx, net.JoinHostPort(s.Host, strconv.Itoa(port)))
+	return o.dialAddr(ctx, s.addr(defaultPort))
+}
+
+// addr is the server as net.Dial wants it.
+func (s Spec) addr(defaultPort int) string {
+	return net.JoinHostPort(s.Host, strconv.Itoa(cmp.Or(s.Port, defaultPort)))
 }
 
 func (o Options) dialAddr(ctx context.Context, addr string) (net.Conn, error) {

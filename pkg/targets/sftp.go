@@ -31,6 +31,9 @@ type sftpTarget struct {
 	notBefore  time.Time // the next try to connect
 	refused    error     // what the last one met
 
+	mu   sync.Mutex
+	dirs map[string]bool // that are known to be there; one entry a dump
+
 	good atomic.Int64 // when the server last did what it was asked, in ns since 1970
 
 	closing   sync.Once
@@ -64,7 +67,7 @@ func newSFTPTarget(s Spec, opts Options) (*sftpTarget, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &sftpTarget{spec: s, url: s.String(), opts: opts, login: login, connecting: make(chan struct{}, 1)}
+	t := &sftpTarget{spec: s, url: s.String(), opts: opts, login: login, connecting: make(chan struct{}, 1), dirs: make(map[string]bool)}
 	t.closed, t.setClosed = context.WithCancelCause(context.Background())
 	return t, nil
 }
@@ -82,7 +85,10 @@ func (t *sftpTarget) reach(ctx context.Context) error {
 			return err
 		}
 	}
-	return t.on(ctx, func(s *sftpSession) error { return t.mkdirs(s, t.spec.Path) })
+	return t.on(ctx, func(s *sftpSession) error {
+		_, err := t.mkdirs(s, t.spec.Path)
+		return err
+	})
 }
 
 func sleep(ctx context.Context, d time.Duration) error {
@@ -119,7 +125,7 @@ func (t *sftpTarget) connected(ctx context.Context) (*sftpSession, error) {
 	if t.session != nil {
 		t.session.drain()
 	}
-	s, err := newSFTPSession(ctx, t.login, t.opts)
+	s, err := newSFTPSession(ctx, t.spec, t.login, t.opts)
 	if err != nil {
 		t.backoff = min(max(2*t.backoff, firstBackoff), lastBackoff)
 		t.notBefore, t.refused = time.Now().Add(t.backoff), err
@@ -216,6 +222,7 @@ func (t *sftpTarget) Remove(ctx context.Context, name string) error {
 	err := errors.Join(ctx.Err(), checkPath(name))
 	if err == nil {
 		err = t.on(ctx, func(s *sftpSession) error {
+			t.forgetDirs()
 			if err := removeAll(s, t.remote(name)); err != nil {
 				return err
 			}
@@ -260,7 +267,8 @@ func (t *sftpTarget) Rename(ctx context.Context, from, to string) error {
 		again := false
 		err = t.on(ctx, func(s *sftpSession) error {
 			defer func() { again = true }()
-			if err := t.mkdirs(s, path.Dir(t.remote(to))); err != nil {
+			t.forgetDirs()
+			if _, err := t.mkdirs(s, path.Dir(t.remote(to))); err != nil {
 				return err
 			}
 			return rename(s, t.remote(from), t.remote(to), again)
@@ -280,18 +288,14 @@ func rename(s *sftpSession, from, to string, again bool) error {
 	_, err := s.Lstat(to)
 	switch {
 	case err == nil && again:
-		if _, err := s.Lstat(from); errors.Is(err, fs.ErrNotExist) {
-			break
+		if _, err := s.Lstat(from); !errors.Is(err, fs.ErrNotExist) {
+			return cmpOr(err, fs.ErrExist)
 		}
-		return fs.ErrExist
 	case err == nil:
 		return fs.ErrExist
 	case !errors.Is(err, fs.ErrNotExist):
 		return err
 	default:
-		if _, err := s.Lstat(from); err != nil {
-			return err
-		}
 		if err := s.Client.Rename(from, to); err != nil {
 			if _, there := s.Lstat(to); !errors.Is(there, fs.ErrNotExist) || s.PosixRename(from, to) != nil {
 				return err
@@ -308,41 +312,66 @@ func rename(s *sftpSession, from, to string, again bool) error {
 // syncRemoteDir makes names durable, which SFTP has no request for: OpenSSH
 // opens a directory like a file, and syncs it. Others refuse: then the server's
 // file system does it in its own time.
-func syncRemoteDir(s *sftpSession, dir string) bool {
+func syncRemoteDir(s *sftpSession, dir string) {
 	d, err := s.OpenFile(dir, os.O_RDONLY)
 	if err != nil {
-		return false
+		return
 	}
-	err = d.Sync()
-	return d.Close() == nil && err == nil
+	d.Sync()
+	s.later(func() { d.Close() })
 }
 
-// mkdirs makes an absolute directory and what is missing above it. Nothing of
-// what is there is looked at twice: in a chroot not even the top may be listed.
-func (t *sftpTarget) mkdirs(s *sftpSession, dir string) error {
+// mkdirs makes an absolute directory and what is missing above it. What is
+// there is not looked into: in a chroot not even the top may be listed.
+func (t *sftpTarget) mkdirs(s *sftpSession, dir string) (made bool, err error) {
+	if t.knows(dir) {
+		return false, nil
+	}
 	info, err := s.Stat(dir)
 	switch {
 	case err == nil && !info.IsDir():
-		return fmt.Errorf("%s: %w", dir, syscall.ENOTDIR)
+		return false, fmt.Errorf("%s: %w", dir, syscall.ENOTDIR)
 	case err == nil || dir == "/":
-		return nil
+		t.know(dir)
+		return false, nil
 	case !errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("%s: %w", dir, err)
+		return false, fmt.Errorf("%s: %w", dir, err)
 	}
-	if err := t.mkdirs(s, path.Dir(dir)); err != nil {
-		return err
+	if _, err := t.mkdirs(s, path.Dir(dir)); err != nil {
+		return false, err
 	}
 	if err := s.Mkdir(dir); err != nil {
 		if info, e := s.Stat(dir); e == nil && info.IsDir() {
-			return nil // by somebody else, or by us before the connection was lost
+			return false, nil // by somebody else, or by us before the connection was lost
 		}
-		return t.diagnose(s, path.Dir(dir), fmt.Errorf("make directory %s: %w", dir, err))
+		return false, t.diagnose(s, path.Dir(dir), fmt.Errorf("make directory %s: %w", dir, err))
 	}
 	if err := s.Chmod(dir, dirMode); err != nil && !answered(err) {
-		return err
+		return false, err
 	}
-	syncRemoteDir(s, path.Dir(dir))
-	return nil
+	s.later(func() { syncRemoteDir(s, path.Dir(dir)) })
+	t.know(dir)
+	return true, nil
+}
+
+// Directories that are there are remembered: on a long line each look is a
+// round trip.
+func (t *sftpTarget) knows(dir string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.dirs[dir]
+}
+
+func (t *sftpTarget) know(dir string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.dirs[dir] = true
+}
+
+func (t *sftpTarget) forgetDirs() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	clear(t.dirs)
 }
 
 // littleSpace is what a failed write may have left on a full file system.
@@ -386,12 +415,14 @@ func (t *sftpTarget) advise(err error, name string) error {
 	return err
 }
 
+// Close waits for what the server is still asked to sync.
 func (t *sftpTarget) Close() error {
 	t.closing.Do(func() {
 		t.setClosed(os.ErrClosed)
 		t.connecting <- struct{}{} // connecting has bounds of its own
 		defer func() { <-t.connecting }()
 		if t.session != nil {
+			t.session.drain()
 			t.session.end(os.ErrClosed)
 		}
 	})

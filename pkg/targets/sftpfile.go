@@ -43,13 +43,12 @@ type sftpFile struct {
 	err     error // the first one
 	ended   bool  // committed or closed
 
-	appends bool  // every write so far began where the one before ended
-	next    int64 // where that is
-	acked   int64 // one past the highest byte acknowledged
+	acked int64 // one past the highest byte acknowledged
 
 	opening sync.Mutex
-	handle  *sftp.File   // of session
-	session *sftpSession // on which the file is open
+	session *sftpSession // on which the file is open,
+	handle  *sftp.File   // there,
+	second  *sftp.File   // and on its second channel; nil where it has none
 
 	unsynced string // why Commit could not sync
 }
@@ -66,7 +65,7 @@ func (c *chunk) overlaps(d *chunk) bool { return c.off < d.end() && d.off < c.en
 
 func (t *sftpTarget) Create(ctx context.Context, name string) (File, error) {
 	err := errors.Join(ctx.Err(), checkName(name))
-	f := &sftpFile{t: t, name: name, appends: true}
+	f := &sftpFile{t: t, name: name}
 	f.changed.L = &f.mu
 	if err == nil {
 		err = t.on(ctx, f.create)
@@ -83,23 +82,35 @@ func (f *sftpFile) incomplete() string { return f.t.remote(IncompleteName(f.name
 // create makes a new file rather than emptying the old one: an abandoned
 // attempt may still write to that.
 func (f *sftpFile) create(s *sftpSession) error {
-	if err := f.t.mkdirs(s, path.Dir(f.final())); err != nil {
+	fresh, err := f.t.mkdirs(s, path.Dir(f.final()))
+	if err != nil {
 		return err
 	}
-	if _, err := s.Lstat(f.final()); !errors.Is(err, fs.ErrNotExist) {
-		return cmpOr(err, fs.ErrExist)
+	if !fresh { // else nothing is there
+		if _, err := s.Lstat(f.final()); !errors.Is(err, fs.ErrNotExist) {
+			return cmpOr(err, fs.ErrExist)
+		}
 	}
-	if err := missingIsFine(s.Client.Remove(f.incomplete())); err != nil {
-		return f.t.diagnose(s, path.Dir(f.final()), err)
+	const anew = os.O_RDWR | os.O_CREATE | os.O_EXCL
+	h, err := s.OpenFile(f.incomplete(), anew)
+	if err != nil {
+		f.t.forgetDirs() // somebody may have taken one away
+		if _, err := f.t.mkdirs(s, path.Dir(f.final())); err != nil {
+			return err
+		}
+		if err := missingIsFine(s.Client.Remove(f.incomplete())); err != nil {
+			return f.t.diagnose(s, path.Dir(f.final()), err)
+		}
+		h, err = s.OpenFile(f.incomplete(), anew)
 	}
-	h, err := s.OpenFile(f.incomplete(), os.O_RDWR|os.O_CREATE|os.O_EXCL)
 	if err != nil {
 		return f.t.diagnose(s, path.Dir(f.final()), err)
 	}
 	if err := h.Chmod(fileMode); err != nil && !answered(err) {
 		return err
 	}
-	f.handle, f.session, f.packet, f.limit = h, s, s.packet, s.inFlight+spareChunks
+	f.packet, f.limit = s.packet, s.inFlight+spareChunks
+	f.session, f.handle, f.second = s, h, nil
 	return nil
 }
 
@@ -170,7 +181,6 @@ func (f *sftpFile) room(off int64) *chunk {
 		return nil
 	}
 	c.b, c.off = c.b[:0], off
-	f.appends = f.appends && off == f.next
 	f.filling = c
 	return c
 }
@@ -180,20 +190,19 @@ func (f *sftpFile) push() {
 	if f.filling == nil {
 		return
 	}
-	f.next = f.filling.end()
 	f.queue = append(f.queue, f.filling)
 	f.filling = nil
 	if f.workers < f.limit-spareChunks && f.workers < len(f.queue)+len(f.flying) {
 		f.workers++
-		go f.work()
+		go f.work(f.workers)
 	}
 	f.changed.Broadcast()
 }
 
 // work sends chunks, one at a time, until the file has ended or failed.
-func (f *sftpFile) work() {
+func (f *sftpFile) work(n int) {
 	for c := f.take(); c != nil; c = f.take() {
-		err := f.t.on(f.t.closed, func(s *sftpSession) error { return f.send(s, c) })
+		err := f.t.on(f.t.closed, func(s *sftpSession) error { return f.send(s, n, c) })
 		if err != nil {
 			f.fail("write", err)
 		}
@@ -222,8 +231,8 @@ func (f *sftpFile) take() *chunk {
 
 // send writes the chunk, and gives it back before the session can be drained:
 // what was acknowledged is then neither sent again nor cut off.
-func (f *sftpFile) send(s *sftpSession, c *chunk) error {
-	h, err := f.opened(s)
+func (f *sftpFile) send(s *sftpSession, worker int, c *chunk) error {
+	h, err := f.opened(s, worker)
 	if err != nil {
 		return err
 	}
@@ -240,42 +249,87 @@ func (f *sftpFile) send(s *sftpSession, c *chunk) error {
 	return nil
 }
 
-// opened is the file as it is open on s. After a lost connection it is opened again,
-// and what was written behind the acknowledged bytes is cut off; where writes
-// were at offsets, those that were not acknowledged are written over.
-func (f *sftpFile) opened(s *sftpSession) (*sftp.File, error) {
+// opened is the file as it is open on s. After a lost connection it is opened
+// again, and cut back to the acknowledged bytes: what was written behind them
+// may be half a chunk. All chunks that were not acknowledged are sent again.
+func (f *sftpFile) opened(s *sftpSession, worker int) (*sftp.File, error) {
 	f.opening.Lock()
 	defer f.opening.Unlock()
-	if f.session == s {
-		return f.handle, nil
-	}
-	h, err := s.OpenFile(f.incomplete(), os.O_RDWR)
-	if err != nil {
-		return nil, fmt.Errorf("open again after a lost connection: %w", err)
-	}
-	info, err := h.Stat()
-	if err != nil {
-		return nil, err
-	}
-	f.mu.Lock()
-	acked, appends := f.acked, f.appends
-	f.mu.Unlock()
-	if info.Size() < acked {
-		return nil, transient(fmt.Errorf("the server has %d bytes of %d that it had acknowledged", info.Size(), acked), "it was restarted before they were on its disk: a new attempt may do")
-	}
-	good := f.prefix()
-	if appends && info.Size() > good {
-		if err := h.Truncate(good); err != nil {
+	if f.session != s {
+		if err := f.reopen(s); err != nil {
 			return nil, err
 		}
 	}
-	f.t.opts.logf("%s: %s goes on at byte %d", f.t.login.addr, f.name, good)
-	f.handle, f.session = h, s
-	return h, nil
+	if worker%2 != 0 {
+		return f.handle, nil
+	}
+	if c := s.second.Load(); f.second == nil && c != nil {
+		h, err := c.OpenFile(f.incomplete(), os.O_RDWR)
+		if err != nil {
+			return nil, err
+		}
+		f.second = h
+	}
+	if f.second == nil {
+		return f.handle, nil
+	}
+	return f.second, nil
 }
 
-// prefix is how much of the file is acknowledged from its beginning, as far as
-// the writes went through it in order.
+func (f *sftpFile) reopen(s *sftpSession) error {
+	h, err := s.OpenFile(f.incomplete(), os.O_RDWR)
+	if err != nil {
+		return fmt.Errorf("open again after a lost connection: %w", err)
+	}
+	info, err := h.Stat()
+	if err != nil {
+		return err
+	}
+	f.mu.Lock()
+	acked := f.acked
+	f.mu.Unlock()
+	if info.Size() < acked {
+		return transient(fmt.Errorf("the server has %d bytes of %d that it had acknowledged", info.Size(), acked), "it was restarted before they were on its disk: a new attempt may do")
+	}
+	// Chunks are acknowledged in any order: what lies below that and is not,
+	// is here and will be sent again.
+	if info.Size() > acked {
+		if err := h.Truncate(acked); err != nil {
+			return err
+		}
+	}
+	f.t.opts.logf("%s: %s goes on at byte %d", f.t.login.addr, f.name, f.prefix())
+	f.session, f.handle, f.second = s, h, nil
+	return nil
+}
+
+// release closes the file where it is open. It needs opening.
+func (f *sftpFile) release() error {
+	h, second := f.handle, f.second
+	f.session, f.handle, f.second = nil, nil, nil
+	if second == nil {
+		return h.Close()
+	}
+	return atOnce(h.Close, second.Close)
+}
+
+// atOnce waits one round trip for several answers. It returns the first error.
+func atOnce(asks ...func() error) error {
+	errs := make([]error, len(asks))
+	var all sync.WaitGroup
+	for i, ask := range asks {
+		all.Go(func() { errs[i] = ask() })
+	}
+	all.Wait()
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// prefix is where the first byte belongs that will be sent again.
 func (f *sftpFile) prefix() int64 {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -320,7 +374,7 @@ func (f *sftpFile) ReadAt(p []byte, off int64) (n int, err error) {
 	}
 	want := p[:min(int64(len(p)), size-off)]
 	err = f.t.on(f.t.closed, func(s *sftpSession) error {
-		h, err := f.opened(s)
+		h, err := f.opened(s, 1)
 		if err != nil {
 			return err
 		}
@@ -368,57 +422,56 @@ func (f *sftpFile) Commit() error {
 // settle makes the bytes durable, as far as the server can, and makes sure that
 // all of them are in the file of that name.
 func (f *sftpFile) settle(s *sftpSession) error {
-	h, err := f.opened(s)
+	h, err := f.opened(s, 1)
 	if err != nil {
 		return err
 	}
-	if v, _ := s.HasExtension("fsync@openssh.com"); v != "1" {
+	var info os.FileInfo
+	stat := func() (err error) { info, err = s.Lstat(f.incomplete()); return err } // h would wait for its Sync
+	if v, _ := s.HasExtension("fsync@openssh.com"); v == "1" {
+		err = atOnce(stat, h.Sync)
+	} else {
 		f.unsynced = "the server has no fsync@openssh.com"
-	} else if err := h.Sync(); err != nil {
-		return f.t.diagnose(s, path.Dir(f.final()), err)
+		err = stat()
 	}
-	info, err := h.Stat()
 	if err != nil {
-		return err
+		return f.t.diagnose(s, path.Dir(f.final()), err)
 	}
 	if info.Size() != f.Size() {
 		return transient(fmt.Errorf("the server has %d bytes, %d were written", info.Size(), f.Size()), "does something else write there")
 	}
-	if err := f.ours(s, h, info); err != nil {
+	setTime, err := f.ours(s, h, info.ModTime())
+	if err != nil {
 		return err
 	}
-	err = h.Close()
 	f.opening.Lock()
-	f.session, f.handle = nil, nil
-	f.opening.Unlock()
-	return err
+	defer f.opening.Unlock()
+	return atOnce(setTime, f.release)
 }
 
 // ours makes sure that the incomplete name still is this file, and not one that
 // a later attempt created while this one was stuck. SFTP tells no inode: so the
-// time of the name is changed, and looked at through the open file.
-func (f *sftpFile) ours(s *sftpSession, h *sftp.File, before os.FileInfo) error {
-	mark := before.ModTime().Add(-24 * time.Hour).Truncate(2 * time.Second) // vfat counts in these
-	err := s.Chtimes(f.incomplete(), mark, mark)
+// time of the name is changed, and looked at through the open file. What it
+// returns sets the time back.
+func (f *sftpFile) ours(s *sftpSession, h *sftp.File, mtime time.Time) (setTime func() error, err error) {
+	mark := mtime.Add(-24 * time.Hour).Truncate(2 * time.Second) // vfat counts in these
+	err = s.Chtimes(f.incomplete(), mark, mark)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return permanent(fmt.Errorf("%s is gone", f.incomplete()), "another attempt took it away")
-	case err != nil && answered(err):
-		return nil // not everybody may set times
+		return nil, permanent(fmt.Errorf("%s is gone", f.incomplete()), "another attempt took it away")
+	case err != nil && answered(err): // not everybody may set times
+		return func() error { return nil }, nil
 	case err != nil:
-		return err
+		return nil, err
 	}
 	marked, err := h.Stat()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if err := s.Chtimes(f.incomplete(), before.ModTime(), before.ModTime()); err != nil {
-		return err
+	if !marked.ModTime().Equal(mark) && marked.ModTime().Equal(mtime) {
+		return nil, permanent(fmt.Errorf("%s now is the file of another attempt", f.incomplete()), "")
 	}
-	if !marked.ModTime().Equal(mark) && marked.ModTime().Equal(before.ModTime()) {
-		return permanent(fmt.Errorf("%s now is the file of another attempt", f.incomplete()), "")
-	}
-	return nil
+	return func() error { return missingIsFine(s.Chtimes(f.incomplete(), mtime, mtime)) }, nil
 }
 
 func (f *sftpFile) unconfirmed() string { return f.unsynced }
@@ -442,7 +495,7 @@ func (f *sftpFile) Close() error {
 	f.opening.Lock()
 	defer f.opening.Unlock()
 	if s := f.session; s != nil && s.alive() {
-		if closed := s.call(f.t.closed, 0, f.handle.Close); err == nil && !failed {
+		if closed := s.call(f.t.closed, 0, f.release); err == nil && !failed {
 			err = newError("close", f.name, f.t.url, closed)
 		}
 	}

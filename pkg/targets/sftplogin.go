@@ -20,6 +20,8 @@ import (
 // errHostKey marks the one error that no waiting helps against.
 const errHostKey constError = "host key refused"
 
+const sshPort = 22
+
 // maxKeyFile is far more than a key, a password or a list of hosts takes.
 const maxKeyFile = 1 << 20
 
@@ -45,11 +47,7 @@ type hostKeys struct {
 }
 
 func newSSHLogin(s Spec) (*sshLogin, error) {
-	port := s.Port
-	if port == 0 {
-		port = 22
-	}
-	l := &sshLogin{addr: net.JoinHostPort(s.Host, strconv.Itoa(port)), user: s.User, ciphers: sshCiphers()}
+	l := &sshLogin{addr: s.addr(sshPort), user: s.User, ciphers: sshCiphers()}
 	for _, add := range []func(Spec) error{l.addKey, l.addPassword, l.addHosts} {
 		if err := add(s); err != nil {
 			return nil, err
@@ -152,7 +150,7 @@ func (l *sshLogin) addHosts(s Spec) error {
 	}
 	l.hosts = hostKeys{source: "known_hosts=" + name}
 	// As ssh does, a line for the bare host holds for its other ports too.
-	for _, addr := range []string{l.addr, net.JoinHostPort(s.Host, "22")} {
+	for _, addr := range []string{l.addr, net.JoinHostPort(s.Host, strconv.Itoa(sshPort))} {
 		if l.hosts.algorithms = knownAlgorithms(check, addr, text); l.hosts.algorithms != nil {
 			l.hosts.check = func(_ string, _ net.Addr, key ssh.PublicKey) error { return check(addr, nowhere(), key) }
 			return nil
@@ -345,7 +343,7 @@ func parseSFTP(u *rawURL) (Spec, error) {
 	case s.param("key") == "" && s.param("password-file") == "":
 		return Spec{}, fmt.Errorf("no way to log in: want key=FILE with a private key, or password-file=FILE")
 	case s.param("known_hosts") == "" && s.param("fingerprint") == "":
-		return Spec{}, fmt.Errorf("the server would not be known: want known_hosts=FILE or fingerprint=SHA256:...")
+		return Spec{}, fmt.Errorf("the server would not be known: want known_hosts=FILE, or fingerprint=SHA256:SUM")
 	case s.param("known_hosts") != "" && s.param("fingerprint") != "":
 		return Spec{}, fmt.Errorf("known_hosts and fingerprint: want one of them")
 	}

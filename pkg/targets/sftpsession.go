@@ -41,11 +41,12 @@ const errLost constError = "the connection was lost"
 // end. All calls that wait for an answer return then.
 type sftpSession struct {
 	*sftp.Client
+	second   atomic.Pointer[sftp.Client] // for every other write; nil: not yet, or never
 	conn     ssh.Conn
-	pipe     *sftpPipe
 	stall    time.Duration
-	packet   int // most bytes of a write
-	inFlight int // writes
+	packet   int          // most bytes of a write
+	inFlight int          // writes
+	moved    atomic.Int64 // when anything did, either way, in ns since 1970
 
 	mu    sync.Mutex
 	calls map[*sftpCall]struct{} // that wait for an answer
@@ -60,10 +61,10 @@ type sftpCall struct {
 }
 
 // newSFTPSession returns an error that tells whether to try again.
-func newSFTPSession(ctx context.Context, l *sshLogin, opts Options) (*sftpSession, error) {
+func newSFTPSession(ctx context.Context, spec Spec, l *sshLogin, opts Options) (*sftpSession, error) {
 	ctx, cancel := context.WithTimeout(ctx, max(opts.stall(), connectPatience))
 	defer cancel()
-	conn, chans, reqs, err := l.connect(ctx, func(ctx context.Context) (net.Conn, error) { return opts.dialAddr(ctx, l.addr) })
+	conn, chans, reqs, err := l.connect(ctx, func(ctx context.Context) (net.Conn, error) { return opts.dial(ctx, spec, sshPort) })
 	if err != nil {
 		return nil, err
 	}
@@ -91,42 +92,74 @@ func newSFTPSession(ctx context.Context, l *sshLogin, opts Options) (*sftpSessio
 	return s, nil
 }
 
-// start asks for SFTP on a channel.
+// farAway is the round trip from which on the window of one channel holds the
+// transfer up: OpenSSH opens 2 MiB of it, which is 400 MB/s at 5 ms.
+const farAway = 5 * time.Millisecond
+
+// start asks for SFTP, and for a second channel with a window of its own where
+// the server is far away. One that gives no second is left in peace.
 func (s *sftpSession) start(l *sshLogin) error {
+	first, err := s.channel(l)
+	if err != nil {
+		return err
+	}
+	s.Client = first.Client
+	s.packet, s.inFlight = packet, packetsInFlight
+	if first.limit >= largePacket {
+		s.packet, s.inFlight = largePacket, largePacketsInFlight
+	}
+	if first.roundTrip > farAway {
+		s.inFlight *= 2
+		s.later(func() {
+			if second, err := s.channel(l); err == nil {
+				s.second.Store(second.Client)
+			}
+		})
+	}
+	return nil
+}
+
+// sftpChannel is one SFTP server process on the other side.
+type sftpChannel struct {
+	*sftp.Client
+	limit     uint64 // the longest write that it takes; 0: it does not say
+	roundTrip time.Duration
+}
+
+func (s *sftpSession) channel(l *sshLogin) (c sftpChannel, err error) {
 	const noSFTP = "has the account SFTP? sshd_config wants: Subsystem sftp internal-sftp"
 	ch, reqs, err := s.conn.OpenChannel("session", nil)
 	if err != nil {
-		return permanent(fmt.Errorf("%s: open a session: %w", l.addr, err), noSFTP)
+		return c, permanent(fmt.Errorf("%s: open a session: %w", l.addr, err), noSFTP)
 	}
 	go ssh.DiscardRequests(reqs)
 	go io.Copy(io.Discard, ch.Stderr())
 	ok, err := ch.SendRequest("subsystem", true, ssh.Marshal(struct{ Name string }{"sftp"}))
 	if err != nil {
-		return transient(fmt.Errorf("%s: start SFTP: %w", l.addr, err), "")
+		return c, transient(fmt.Errorf("%s: start SFTP: %w", l.addr, err), "")
 	}
 	if !ok {
-		return permanent(fmt.Errorf("%s refuses user %s the subsystem sftp", l.addr, l.user), noSFTP)
+		return c, permanent(fmt.Errorf("%s refuses user %s the subsystem sftp", l.addr, l.user), noSFTP)
 	}
-	s.pipe = &sftpPipe{Channel: ch}
-	limit, err := s.pipe.greet()
+	pipe := &sftpPipe{Channel: ch, last: &s.moved}
+	if c.limit, c.roundTrip, err = pipe.greet(); err != nil {
+		return c, permanent(fmt.Errorf("%s: start SFTP: %w", l.addr, err), noSFTP+"; a shell start file that prints something breaks it too")
+	}
+	size := packet
+	if c.limit >= largePacket {
+		size = largePacket
+	}
+	c.Client, err = sftp.NewClientPipe(pipe, pipe, sftp.MaxPacketUnchecked(size))
 	if err != nil {
-		return permanent(fmt.Errorf("%s: start SFTP: %w", l.addr, err), noSFTP+"; a shell start file that prints something breaks it too")
+		return c, permanent(fmt.Errorf("%s: start SFTP: %w", l.addr, err), noSFTP)
 	}
-	s.packet, s.inFlight = packet, packetsInFlight
-	if limit >= largePacket {
-		s.packet, s.inFlight = largePacket, largePacketsInFlight
-	}
-	s.Client, err = sftp.NewClientPipe(s.pipe, s.pipe, sftp.MaxPacketUnchecked(s.packet))
-	if err != nil {
-		return permanent(fmt.Errorf("%s: start SFTP: %w", l.addr, err), noSFTP)
-	}
-	go s.wait()
-	return nil
+	go s.wait(c.Client)
+	return c, nil
 }
 
 // wait finds out why SFTP ended: with its connection, or alone.
-func (s *sftpSession) wait() {
-	s.Client.Wait()
+func (s *sftpSession) wait(c *sftp.Client) {
+	c.Wait()
 	s.conn.Close()
 	err := s.conn.Wait()
 	if err == nil || errors.Is(err, net.ErrClosed) {
@@ -140,22 +173,11 @@ func (s *sftpSession) wait() {
 // is what makes fn return.
 func (s *sftpSession) call(ctx context.Context, patience time.Duration, fn func() error) error {
 	defer context.AfterFunc(ctx, func() { s.end(context.Cause(ctx)) })()
-	c := &sftpCall{time.Now(), max(patience, s.stall)}
-	s.mu.Lock()
-	if s.cause != nil {
-		s.mu.Unlock()
+	c := s.begin(patience)
+	if c == nil {
 		return s.lost()
 	}
-	s.calls[c] = struct{}{}
-	s.mu.Unlock()
-	defer func() {
-		s.mu.Lock()
-		delete(s.calls, c)
-		if len(s.calls) == 0 {
-			s.idle.Broadcast()
-		}
-		s.mu.Unlock()
-	}()
+	defer s.finish(c)
 	err := fn()
 	if err == nil || answered(err) {
 		return err
@@ -163,6 +185,37 @@ func (s *sftpSession) call(ctx context.Context, patience time.Duration, fn func(
 	s.conn.Close()
 	<-s.ended
 	return s.lost()
+}
+
+// later runs fn, whose success nothing depends on, beside other calls.
+func (s *sftpSession) later(fn func()) {
+	if c := s.begin(0); c != nil {
+		go func() {
+			defer s.finish(c)
+			fn()
+		}()
+	}
+}
+
+// begin is nil when the session has ended.
+func (s *sftpSession) begin(patience time.Duration) *sftpCall {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cause != nil {
+		return nil
+	}
+	c := &sftpCall{time.Now(), max(patience, s.stall)}
+	s.calls[c] = struct{}{}
+	return c
+}
+
+func (s *sftpSession) finish(c *sftpCall) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.calls, c)
+	if len(s.calls) == 0 {
+		s.idle.Broadcast()
+	}
 }
 
 // answered is true for an error that the server told, or that was made of its
@@ -243,7 +296,7 @@ func (s *sftpSession) watch() {
 func (s *sftpSession) stalled(now time.Time) (time.Duration, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	moved := s.pipe.moved()
+	moved := time.Unix(0, s.moved.Load())
 	var patience, waited time.Duration
 	for c := range s.calls {
 		since := c.since
@@ -263,10 +316,8 @@ type sftpPipe struct {
 	ssh.Channel
 	welcome bytes.Reader // the server's VERSION, for the library
 	swallow int          // bytes of the library's INIT that stay here
-	last    atomic.Int64 // when something moved, in ns since 1970
+	last    *atomic.Int64
 }
-
-func (p *sftpPipe) moved() time.Time { return time.Unix(0, p.last.Load()) }
 
 func (p *sftpPipe) Read(b []byte) (int, error) {
 	if p.welcome.Len() > 0 {
@@ -302,35 +353,39 @@ const (
 )
 
 // greet returns the longest write that the server says it takes, 0 where it
-// does not say.
-func (p *sftpPipe) greet() (uint64, error) {
+// does not say, and how long it took to answer that. What is answered first
+// takes longer, because a process starts.
+func (p *sftpPipe) greet() (limit uint64, roundTrip time.Duration, err error) {
 	initial := binary.BigEndian.AppendUint32([]byte{fxpInit}, sftpVersion)
-	if err := p.send(initial); err != nil {
-		return 0, err
-	}
-	version, err := p.receive()
+	version, _, err := p.ask(initial)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	if len(version) < 5 || version[0] != fxpVersion {
-		return 0, fmt.Errorf("the server does not speak SFTP: it said %q", version[:min(len(version), 40)])
+		return 0, 0, fmt.Errorf("the server does not speak SFTP: it said %q", version[:min(len(version), 40)])
 	}
 	p.welcome.Reset(append(binary.BigEndian.AppendUint32(nil, uint32(len(version))), version...))
 	p.swallow = 4 + len(initial)
 	if !bytes.Contains(version, []byte("limits@openssh.com")) {
-		return 0, nil
+		return 0, 0, nil
 	}
 	request := binary.BigEndian.AppendUint32([]byte{fxpExtended}, 0)
 	request = append(binary.BigEndian.AppendUint32(request, uint32(len("limits@openssh.com"))), "limits@openssh.com"...)
-	if err := p.send(request); err != nil {
-		return 0, err
-	}
-	reply, err := p.receive()
+	reply, roundTrip, err := p.ask(request)
 	// type, id, then the longest packet, read and write, and the open handles
 	if err != nil || len(reply) < 5+4*8 || reply[0] != fxpExtendedReply {
-		return 0, err
+		return 0, roundTrip, err
 	}
-	return binary.BigEndian.Uint64(reply[5+2*8:]), nil
+	return binary.BigEndian.Uint64(reply[5+2*8:]), roundTrip, nil
+}
+
+func (p *sftpPipe) ask(packet []byte) ([]byte, time.Duration, error) {
+	start := time.Now()
+	if err := p.send(packet); err != nil {
+		return nil, 0, err
+	}
+	reply, err := p.receive()
+	return reply, time.Since(start), err
 }
 
 func (p *sftpPipe) send(packet []byte) error {

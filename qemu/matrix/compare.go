@@ -19,6 +19,8 @@ type subject struct {
 	raw  string
 	core *vmcore.Core
 	maps [memmap.LevelMax + 1]*memmap.Map
+
+	crashFlags []string // without them crash does not open the raw core
 }
 
 func newSubject(ctx context.Context, r *rig.Rig, raw string) (*subject, error) {

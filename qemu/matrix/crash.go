@@ -30,6 +30,12 @@ func (m *matrix) crash(ctx context.Context, c *subject, k rig.Kernel, s shape) e
 		return fmt.Errorf("%w; get it with: %s/qemu/fetch debug:%s", err, m.Root, k.Name)
 	}
 	want, err := c.askCrash(ctx, vmlinux, c.raw)
+	if err != nil && strings.Contains(err.Error(), "FUNCTION: module_init()") {
+		// crash 9.0.2 cannot list the modules of 7.2, of the raw core neither.
+		fmt.Fprintln(m.out, "    crash: with --no_modules")
+		c.crashFlags = []string{"--no_modules"}
+		want, err = c.askCrash(ctx, vmlinux, c.raw)
+	}
 	if err != nil {
 		return fmt.Errorf("crash on the raw core: %w", err)
 	}
@@ -74,7 +80,7 @@ func (s *subject) askCrash(ctx context.Context, vmlinux, core string) (string, e
 	if err := os.WriteFile(input, []byte(commands.String()+"quit\n"), 0o644); err != nil {
 		return "", err
 	}
-	cmd, err := s.Tool(ctx, "crash", "-s", "--no_scroll", "-i", input, vmlinux, core)
+	cmd, err := s.Tool(ctx, "crash", append(s.crashFlags, "-s", "--no_scroll", "-i", input, vmlinux, core)...)
 	if err != nil {
 		return "", err
 	}

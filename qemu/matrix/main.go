@@ -107,7 +107,7 @@ func (m *matrix) cell(ctx context.Context, k rig.Kernel, s shape) error {
 		return err
 	}
 	defer core.core.Close()
-	var errs []error
+	errs := []error{s.check(core)}
 	for _, check := range strings.Split(m.checks, ",") {
 		start := time.Now()
 		switch check {
@@ -137,6 +137,11 @@ func (m *matrix) makeCore(ctx context.Context, k rig.Kernel, s shape) error {
 		return err
 	}
 	fmt.Fprintf(m.out, "    crash: %.0f s\n", time.Since(start).Seconds())
+	for _, text := range append(s.want, "fill hugetlb: ", "fill thp: ", "fill hwpoison: ") {
+		if _, ok := res.Said(text); !ok {
+			return fmt.Errorf("production did not say %q; the console is in %s/serial.log", text, res.Dir)
+		}
+	}
 	for _, l := range res.Lines {
 		for _, what := range []string{"appliance: fill ", "appliance: grow", "appliance: shrink", "appliance: offline"} {
 			if _, text, ok := strings.Cut(l.Text, what); ok {

@@ -21,7 +21,11 @@ type shape struct {
 	extra  []string // of QEMU
 	grow   []string // QEMU devices that bring memory at run time
 	shrink int      // MiB that the balloon takes
-	all    bool     // every level, codec and format on this one
+	want   []string // what production has to say
+
+	nokaslr bool
+	five    bool // levels of page tables
+	all     bool // every level, codec and format on this one
 }
 
 // kernels are those that qemu/fetch gets: the cloud kernels of 5.10 and 6.1 cannot
@@ -34,12 +38,13 @@ func shapes() []shape {
 	return []shape{
 		{
 			name: "one", about: "1 CPU, 512M, nokaslr, 4 levels",
-			memory: "512M", cpus: 1, words: "nokaslr no5lvl", shrink: 24, all: true,
+			memory: "512M", cpus: 1, words: "nokaslr no5lvl", shrink: 24, nokaslr: true, all: true,
 			extra: []string{"-device", "virtio-balloon-pci,id=balloon0"},
+			want:  []string{"shrink: 24 MiB"},
 		},
 		{
 			name: "numa", about: "4 CPUs, 2 nodes, PCI hole, KASLR, 5 levels, virtio-mem, pc-dimm, an offline block",
-			memory: "896M,slots=4,maxmem=4G", cpus: 4, words: "appliance.offline=1", shrink: 32,
+			memory: "896M,slots=4,maxmem=4G", cpus: 4, words: "appliance.offline=1", shrink: 32, five: true,
 			extra: []string{
 				"-machine", "pc,max-ram-below-4g=640M",
 				"-object", "memory-backend-ram,id=ram0,size=512M", "-object", "memory-backend-ram,id=ram1,size=384M",
@@ -49,20 +54,45 @@ func shapes() []shape {
 				"-device", "virtio-balloon-pci,id=balloon0",
 			},
 			grow: []string{"virtio-mem", "pc-dimm", "pc-dimm"},
+			want: []string{"grow: 432 MiB", "shrink: 32 MiB", " is offline"},
 		},
 		{
 			name: "wide", about: "8 CPUs, 4 nodes (one without CPUs), memmap= holes, 1 GiB page, KASLR, 4 levels",
-			memory: "3328M", cpus: 8,
+			memory: "3456M", cpus: 8,
 			words: "no5lvl hugepagesz=1G hugepages=1 memmap=5M$300M memmap=64K$0x1ab30000 memmap=1M$0x60100000", shrink: 48,
-			extra: []string{ // 1 GiB that is whole: no initrd, no capture kernel, one node
+			want: []string{"fill gigantic: 262144 pages", "shrink: 48 MiB"},
+			// From 2 to 3 GiB memory is whole, of one node, and what is taken from the
+			// node's end at the start is behind it.
+			extra: []string{
 				"-object", "memory-backend-ram,id=ram0,size=1G", "-object", "memory-backend-ram,id=ram1,size=1G",
-				"-object", "memory-backend-ram,id=ram2,size=1G", "-object", "memory-backend-ram,id=ram3,size=256M",
+				"-object", "memory-backend-ram,id=ram2,size=1280M", "-object", "memory-backend-ram,id=ram3,size=128M",
 				"-numa", "node,nodeid=0,cpus=0-3,memdev=ram0", "-numa", "node,nodeid=1,cpus=4-5,memdev=ram1",
 				"-numa", "node,nodeid=2,cpus=6-7,memdev=ram2", "-numa", "node,nodeid=3,memdev=ram3",
 				"-device", "virtio-balloon-pci,id=balloon0",
 			},
 		},
 	}
+}
+
+// check makes sure that the core is of such a machine, and has every class of pages:
+// what is not there proves nothing.
+func (s shape) check(c *subject) error {
+	info := c.core.Info()
+	if n := c.core.NumCPUs(); n != s.cpus {
+		return fmt.Errorf("the core is of %d CPUs, want %d", n, s.cpus)
+	}
+	if five, _ := info.Number("pgtable_l5_enabled"); five != 0 != s.five {
+		return fmt.Errorf("pgtable_l5_enabled is %d", five)
+	}
+	if offset, ok := info.KernelOffset(); s.nokaslr && offset != 0 || !ok {
+		return fmt.Errorf("KERNELOFFSET %#x, %v", offset, ok)
+	}
+	for _, k := range countedClasses() {
+		if c.maps[0].Counts[k.class] == 0 {
+			return fmt.Errorf("no page of class %v", k.class)
+		}
+	}
+	return nil
 }
 
 const (

@@ -1,0 +1,185 @@
+package targets_test
+
+import (
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/ukdump/ukdump/internal/targetstest"
+)
+
+// BenchmarkSFTP sends a file that does not compress to an OpenSSH server whose
+// disk is memory, as we do it and as OpenSSH's own clients do: on loopback, and
+// on a line with 20 ms of round trip. cpu-s/GB is the client's CPU time.
+//
+//	go test ./pkg/targets -run '^$' -bench SFTP -benchtime 3x
+func BenchmarkSFTP(b *testing.B) {
+	for _, line := range []struct {
+		name  string
+		delay time.Duration
+		size  int
+	}{{"loopback", 0, 512 << 20}, {"20ms", 10 * time.Millisecond, 128 << 20}} {
+		b.Run(line.name, func(b *testing.B) {
+			u := newUpload(b, line.size, line.delay)
+			b.Run("ukdump", u.ours)
+			b.Run("sftp", func(b *testing.B) { u.sftp(b) })
+			b.Run("sftp-B261120", func(b *testing.B) { u.sftp(b, "-B", "261120") })
+			b.Run("scp", u.scp)
+			b.Run("ssh-cat", u.cat)
+		})
+	}
+}
+
+// BenchmarkSFTPCiphers has the server offer one cipher at a time.
+func BenchmarkSFTPCiphers(b *testing.B) {
+	for _, c := range []string{"aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "chacha20-poly1305@openssh.com", "aes128-ctr"} {
+		b.Run(c, func(b *testing.B) { newUpload(b, 256<<20, 0, "Ciphers "+c).ours(b) })
+	}
+}
+
+type upload struct {
+	*sshd
+	data []byte
+	copy string // the same in a file, for other programs
+	line *targetstest.Line
+	port int // where the line begins
+}
+
+func newUpload(b testing.TB, size int, delay time.Duration, lines ...string) *upload {
+	u := &upload{sshd: newSSHD(b, append(lines, "ChrootDirectory none", "ForceCommand none")...), data: make([]byte, size)}
+	u.makeDir(b, "/srv/out", sshUID, 0o700)
+	rng := rand.NewChaCha8([32]byte{})
+	rng.Read(u.data)
+	u.copy = filepath.Join("/srv", "data")
+	if err := os.WriteFile(u.copy, u.data, 0o644); err != nil {
+		b.Fatal(err)
+	}
+	u.write(b, "known_any", "* "+u.text(b, "host_ed25519.pub"))
+	u.line = targetstest.NewLine(b)
+	u.line.Delay(delay)
+	u.port = u.sshd.port
+	if delay > 0 {
+		addr := u.line.Addr(u.addr())
+		fmt.Sscanf(addr[strings.LastIndexByte(addr, ':'):], ":%d", &u.port)
+	}
+	return u
+}
+
+// cpu is the time the children have used that have ended.
+func cpu() time.Duration {
+	var r syscall.Rusage
+	syscall.Getrusage(syscall.RUSAGE_CHILDREN, &r)
+	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
+}
+
+func (u *upload) measure(b *testing.B, send func()) {
+	b.SetBytes(int64(len(u.data)))
+	begin := cpu()
+	for b.Loop() {
+		send()
+	}
+	perGB := (cpu() - begin).Seconds() / float64(b.N) / float64(len(u.data)) * 1e9
+	b.ReportMetric(perGB, "cpu-s/GB")
+	b.ReportMetric(0, "ns/op")
+	b.StopTimer()
+	got, err := os.ReadFile("/srv/out/x")
+	if err != nil || string(got) != string(u.data) {
+		b.Errorf("%d bytes arrived, %v", len(got), err)
+	}
+	os.Remove("/srv/out/x")
+}
+
+// ours is a process of its own, as the others are: it reads the file and sends
+// it.
+func (u *upload) ours(b *testing.B) {
+	url := fmt.Sprintf("sftp://%s@127.0.0.1:%d/srv/out?key=%s&known_hosts=%s", sshUser, u.port, u.file("user_ed25519"), u.file("known_any"))
+	u.measure(b, func() {
+		cmd := exec.Command("/proc/self/exe", "-test.run=^TestUpload$", "-test.v")
+		cmd.Env = append(os.Environ(), "UKDUMP_TEST_UPLOAD="+u.copy, "UKDUMP_TEST_URL="+url)
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			b.Fatalf("%v\n%s", err, out)
+		}
+		if _, rest, ok := strings.Cut(string(out), "heap "); ok {
+			var mib float64
+			fmt.Sscan(rest, &mib)
+			b.ReportMetric(mib, "MiB-heap")
+		}
+	})
+}
+
+// TestUpload is the process that BenchmarkSFTP starts.
+func TestUpload(t *testing.T) {
+	name := os.Getenv("UKDUMP_TEST_UPLOAD")
+	if name == "" {
+		t.Skip("this is a part of BenchmarkSFTP")
+	}
+	in, err := os.Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tg := open(t, os.Getenv("UKDUMP_TEST_URL"))
+	defer tg.Close()
+	tg.Remove(t.Context(), "x")
+	f, err := tg.Create(t.Context(), "x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.CopyBuffer(struct{ io.Writer }{f}, struct{ io.Reader }{in}, make([]byte, 256<<10)); err != nil {
+		t.Fatal(err)
+	}
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	if err := f.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("heap %.1f MiB", float64(m.HeapInuse)/(1<<20))
+}
+
+func (u *upload) options() []string {
+	return []string{"-q", "-i", u.file("user_ed25519"), "-o", "UserKnownHostsFile=" + u.file("known_any"), "-o", "BatchMode=yes",
+		"-o", "Ciphers=aes128-gcm@openssh.com", "-F", "none"}
+}
+
+func (u *upload) run(b *testing.B, stdin, name string, args ...string) {
+	cmd := exec.Command(name, args...)
+	if stdin != "" {
+		f, err := os.Open(stdin)
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer f.Close()
+		cmd.Stdin = f
+	}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		b.Fatalf("%v: %v\n%s", cmd.Args, err, out)
+	}
+}
+
+func (u *upload) sftp(b *testing.B, more ...string) {
+	batch := u.write(b, "batch", "put "+u.copy+" /srv/out/x\n")
+	u.measure(b, func() {
+		args := append(append(u.options(), more...), "-b", batch, "-P", fmt.Sprint(u.port), sshUser+"@127.0.0.1")
+		u.run(b, "", "sftp", args...)
+	})
+}
+
+func (u *upload) scp(b *testing.B) {
+	u.measure(b, func() {
+		u.run(b, "", "scp", append(u.options(), "-P", fmt.Sprint(u.port), u.copy, sshUser+"@127.0.0.1:/srv/out/x")...)
+	})
+}
+
+func (u *upload) cat(b *testing.B) {
+	u.measure(b, func() {
+		u.run(b, u.copy, "ssh", append(u.options(), "-p", fmt.Sprint(u.port), sshUser+"@127.0.0.1", "cat > /srv/out/x")...)
+	})
+}
