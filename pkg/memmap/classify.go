@@ -256,8 +256,11 @@ func (w *worker) page(buf []byte, pfn vmcore.PFN, sec section, vaddr uint64) vmc
 	if l.isHead(buf) {
 		w.head, w.headClass = vaddr, l.tailClass(buf, class)
 	}
-	w.set(pfn, pfn+1, l.unlessPoisoned(buf, class))
-	w.set(pfn+1, next, class)
+	if l.poisoned(buf) {
+		w.set(pfn, pfn+1, HWPoison)
+		pfn++
+	}
+	w.set(pfn, next, class)
 	return next
 }
 
