@@ -59,7 +59,7 @@ func plan(cfg config.Config, elfcorehdr string) []attempt {
 		argv := append(common[:len(common):len(common)],
 			"-level", strconv.Itoa(cfg.Level), "-compress", compress, "-format", cfg.Format,
 			"-reserve", config.FormatSize(cfg.Reserve), "-keep", strconv.Itoa(cfg.Keep), "-workers", strconv.Itoa(cfg.Workers),
-			"-target-timeout", targetTimeout(cfg, target).String(), "-mount", mountDir, target)
+			"-checksum="+strconv.FormatBool(cfg.Checksum), "-target-timeout", targetTimeout(cfg, target).String(), "-mount", mountDir, target)
 		list = append(list, attempt{argv: argv, timeout: cfg.AttemptTimeout})
 	}
 	return append(list, attempt{argv: append(common[:len(common):len(common)], "-"), timeout: consoleTimeout})

@@ -40,15 +40,9 @@ func (a *attempt) writeCore(ctx context.Context, m *memmap.Map, o dump.Options) 
 		return fmt.Errorf("none of %d pages could be read, the first: %w", stats.Unreadable, stats.Errors[0])
 	}
 	start := time.Now()
-	sum, err := sumFile(ctx, "vmcore", f)
-	switch {
-	case err == nil:
-		a.sums.add(sum)
-	case ctx.Err() != nil: // it is whole; what is missing is the proof
-		a.log.printf("no checksum of vmcore: %v", err)
-	default:
+	if err := a.sumCore(ctx, f); err != nil {
 		f.Close()
-		return fmt.Errorf("read back vmcore: %w", err)
+		return err
 	}
 	if err := f.Commit(); err != nil {
 		return err
@@ -59,6 +53,23 @@ func (a *attempt) writeCore(ctx context.Context, m *memmap.Map, o dump.Options) 
 	a.log.printf("saved vmcore: %s, %d pages (%d of them zero), checksum and sync %.1f s", mib(uint64(f.Size())), stats.Written, stats.Zero, time.Since(start).Seconds())
 	if stats.Unreadable > 0 {
 		a.log.printf("%d pages could not be read and are left out, the first: %v", stats.Unreadable, stats.Errors[0])
+	}
+	return nil
+}
+
+// sumCore adds the line of vmcore to SHA256SUMS.
+func (a *attempt) sumCore(ctx context.Context, f targets.File) error {
+	if !a.o.checksum {
+		return nil
+	}
+	sum, err := sumFile(ctx, "vmcore", f)
+	switch {
+	case err == nil:
+		a.sums.add(sum)
+	case ctx.Err() != nil: // it is whole; what is missing is the proof
+		a.log.printf("no checksum of vmcore: %v", err)
+	default:
+		return fmt.Errorf("read back vmcore: %w", err)
 	}
 	return nil
 }

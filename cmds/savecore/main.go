@@ -71,6 +71,7 @@ type options struct {
 	level         memmap.Level
 	compress      string
 	format        string
+	checksum      bool   // read the core back for SHA256SUMS
 	reserve       uint64 // bytes that stay free on the target
 	keep          int    // complete dumps to keep, 0: all
 	workers       int
@@ -104,6 +105,7 @@ func parse(args []string, help io.Writer) (o options, err error) {
 	level := fs.Int("level", d.Level, "dump `level` 0-31: sum of 1 zero, 2 cache, 4 private cache, 8 user, 16 free pages to leave out")
 	fs.StringVar(&o.compress, "compress", d.Compress, "`codec`: zstd, snappy, zlib or none")
 	fs.StringVar(&o.format, "format", d.Format, "`format` of the core: kdump, elf or flat")
+	fs.BoolVar(&o.checksum, "checksum", d.Checksum, "read the core back for its line in SHA256SUMS; -checksum=false saves that time")
 	reserve := fs.String("reserve", config.FormatSize(d.Reserve), "`bytes` that stay free on the target (K, M, G)")
 	fs.IntVar(&o.keep, "keep", d.Keep, "complete dumps to keep on the target; 0 keeps all")
 	fs.IntVar(&o.workers, "workers", d.Workers, "compressing `workers`; 0 is one per CPU")

@@ -575,3 +575,11 @@ func TestProgressLines(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+func TestNoChecksum(t *testing.T) {
+	r := save(t, t.TempDir(), vmcoretest.File(t, machine), "-reserve", "0", "-checksum=false")
+	r.want(t, exitSaved, "saved vmcore")
+	if sums := r.read(t, "SHA256SUMS"); strings.Contains(sums, " vmcore\n") || !strings.Contains(sums, " vmcore-dmesg.txt\n") {
+		t.Errorf("SHA256SUMS:\n%s", sums)
+	}
+}

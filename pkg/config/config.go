@@ -29,6 +29,7 @@ type Config struct {
 	Compress      string   // zstd, snappy, zlib or none
 	CompressLevel int      // of zstd, 1-22; 0: the fastest
 	Format        string   // kdump, elf or flat
+	Checksum      bool     // read the core back for its line in SHA256SUMS
 	Reserve       uint64   // bytes that must stay free on the target
 	Keep          int      // complete dumps to keep on the target; 0: all
 	Final         Action   // after a dump was saved
@@ -71,6 +72,7 @@ func Default() Config {
 		Level:          31,
 		Compress:       "zstd",
 		Format:         "kdump",
+		Checksum:       true,
 		Reserve:        64 << 20,
 		Keep:           5,
 		Final:          Reboot,

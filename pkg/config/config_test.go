@@ -23,6 +23,7 @@ target = disk:///crash?dev=LABEL=CRASH
 level = 17
 compress = zstd:3
 format=flat
+checksum = no
 reserve = 1G
 final = halt
 failure = poweroff
@@ -41,7 +42,7 @@ func TestParse(t *testing.T) {
 	want := Default()
 	want.Targets = []string{"disk:///crash?dev=LABEL=CRASH", "nfs://server/export/crash?vers=4"}
 	want.Level, want.Compress, want.CompressLevel, want.Format = 17, "zstd", 3, "flat"
-	want.Reserve, want.Final, want.Failure, want.Workers = 1<<30, Halt, PowerOff, 2
+	want.Checksum, want.Reserve, want.Final, want.Failure, want.Workers = false, 1<<30, Halt, PowerOff, 2
 	want.Timeout, want.AttemptTimeout = time.Hour, 10*time.Minute
 	want.NetTimeout, want.DeviceTimeout = 90*time.Second, 5*time.Second
 	if !reflect.DeepEqual(visible(got), want) {
@@ -89,6 +90,7 @@ func TestProblems(t *testing.T) {
 		{"final = restart", "kdump.conf:1: final = restart: unknown action; want reboot, halt, poweroff or shell"},
 		{"timeout = 0", "kdump.conf:1: timeout = 0: out of range; want a time from 1s to 168h, such as 90, 90s, 15m or 1h30m"},
 		{"timeout = never", "kdump.conf:1: timeout = never: not a time; want a time from 1s to 168h, such as 90, 90s, 15m or 1h30m"},
+		{"checksum = sha1", "kdump.conf:1: checksum = sha1: neither yes nor no; want yes or no"},
 		{"workers = -1", "kdump.conf:1: workers = -1: out of range; want a number from 0 (one for each CPU) to 1024"},
 		{`level = "3`, `kdump.conf:1: level = "3: no closing quote; want "value", with no quote inside`},
 		{`level = "3" 4`, `kdump.conf:1: level = "3" 4: text behind the closing quote; want "value", with no quote inside`},
@@ -320,6 +322,7 @@ target = nfs://server/export/crash?vers=4
 level = 17
 compress = zstd:3
 format = flat
+checksum = no
 reserve = 1G
 final = halt
 failure = poweroff

@@ -26,6 +26,7 @@ func keys() []key {
 		intKey("level", "a number from 0 to 31", 0, 31, func(c *Config) *int { return &c.Level }),
 		compressKey(),
 		choiceKey("format", func(c *Config) *string { return &c.Format }, "kdump", "elf", "flat"),
+		yesNoKey("checksum", func(c *Config) *bool { return &c.Checksum }),
 		reserveKey(),
 		intKey("keep", "a number from 0 (all) to 100000", 0, 100000, func(c *Config) *int { return &c.Keep }),
 		actionKey("final", func(c *Config) *Action { return &c.Final }),
@@ -102,6 +103,24 @@ func choiceKey(name string, field func(*Config) *string, choices ...string) key 
 			return "unknown " + name
 		},
 		print: func(c *Config) []string { return []string{*field(c)} },
+	}
+}
+
+func yesNoKey(name string, field func(*Config) *bool) key {
+	return key{name: name, want: "yes or no",
+		parse: func(c *Config, value string) string {
+			if value != "yes" && value != "no" {
+				return "neither yes nor no"
+			}
+			*field(c) = value == "yes"
+			return ""
+		},
+		print: func(c *Config) []string {
+			if *field(c) {
+				return []string{"yes"}
+			}
+			return []string{"no"}
+		},
 	}
 }
 
