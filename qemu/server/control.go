@@ -93,10 +93,10 @@ func (s *Server) Netem(ctx context.Context, how string) error {
 // Drop throws away what arrives at a port of the server: a peer that has gone
 // without a word. percent 0 ends it.
 func (s *Server) Drop(ctx context.Context, port, percent int) error {
-	script := "nft delete table inet drop 2>/dev/null || :"
+	script := "nft delete table inet kdump 2>/dev/null || :"
 	if percent > 0 {
-		script += fmt.Sprintf("; nft add table inet drop; nft 'add chain inet drop in { type filter hook input priority 0; }'; "+
-			"nft add rule inet drop in tcp dport %d numgen random mod 100 lt %d drop", port, percent)
+		script += fmt.Sprintf("; nft add table inet kdump; nft 'add chain inet kdump in { type filter hook input priority 0; }'; "+
+			"nft add rule inet kdump in tcp dport %d numgen random mod 100 lt %d drop", port, percent)
 	}
 	_, err := s.Run(ctx, script)
 	return err
