@@ -66,6 +66,7 @@ func RunServer(t *testing.T, s Server) {
 	if !s.Line {
 		return
 	}
+	t.Run("crash before commit", s.crash)
 	t.Run("cut", s.cut)
 	t.Run("black hole", s.blackHole)
 	t.Run("short silence", s.shortSilence)
@@ -254,6 +255,28 @@ func (s Server) gone(t *testing.T) {
 	_, err := f.Write([]byte("x"))
 	fails(t, "Write", err, nil)
 	fails(t, "Commit", f.Commit(), nil)
+}
+
+// crash: the capturing process is gone in mid write, and so is its connection,
+// which the server may not know yet. The next attempt begins anew.
+func (s Server) crash(t *testing.T) {
+	line := NewLine(t)
+	first := s.open(t, "crash", targets.Options{Dial: line.Dial, Stall: time.Second, Reconnect: time.Second})
+	f := create(t, first, "host/vmcore")
+	write(t, f, pattern(3<<20))
+	line.Silence(true)
+	tg := s.open(t, "crash", targets.Options{})
+	defer tg.Close()
+	if entries, err := tg.List(t.Context(), "host"); err != nil || len(entries) != 1 || entries[0].Name != "vmcore-incomplete" {
+		t.Errorf("List: %v, %v", entries, err)
+	}
+	put(t, tg, "host/vmcore", pattern(1<<20))
+	line.Down(true)
+	line.Silence(false)
+	line.Cut()
+	f.Close()
+	first.Close()
+	s.holds(t, "crash/host/vmcore", pattern(1<<20))
 }
 
 // cut: the connection breaks again and again, in the midst of packets.

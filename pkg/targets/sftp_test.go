@@ -1,13 +1,404 @@
 package targets_test
 
 import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"syscall"
 	"testing"
+	"time"
+
+	"github.com/pkg/sftp"
 
 	"github.com/ukdump/ukdump/internal/targetstest"
+	"github.com/ukdump/ukdump/pkg/targets"
 )
 
 // The account has SFTP alone, in a chroot, as it should on a real server.
 func TestSFTP(t *testing.T) {
 	s := newSSHD(t)
 	targetstest.RunServer(t, s.server(t))
+}
+
+// A server that knows neither limits@openssh.com nor fsync@openssh.com: the
+// one of the Go library, in its own process behind sshd.
+func TestSFTPOtherServer(t *testing.T) {
+	s := newSSHD(t, "ChrootDirectory none", "ForceCommand UKDUMP_TEST_SFTP_SERVER=1 /srv/server -test.run=^TestSFTPServerProcess$")
+	self, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile("/srv/server", self, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	dir := "/srv/top/crash/store"
+	targetstest.Run(t, targetstest.Store{
+		Open: func(t *testing.T) targets.Target { return open(t, s.url(dir[1:])) },
+		Read: func(name string) ([]byte, error) { return os.ReadFile(filepath.Join(dir, name)) },
+	})
+	var log syncLog
+	tg := s.open(t, s.url(dir[1:]), targets.Options{Log: log.printf})
+	defer tg.Close()
+	f, err := tg.Create(t.Context(), "vmcore")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Write([]byte("x"))
+	if err := f.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	if why := targets.Unconfirmed(f); !strings.Contains(why, "fsync@openssh.com") {
+		t.Errorf("Unconfirmed: %q", why)
+	}
+	if !strings.Contains(log.String(), "64 writes of 32768 bytes") {
+		t.Errorf("log: %s", log.String())
+	}
+}
+
+// TestSFTPServerProcess is the server of TestSFTPOtherServer.
+func TestSFTPServerProcess(t *testing.T) {
+	if os.Getenv("UKDUMP_TEST_SFTP_SERVER") == "" {
+		t.Skip("this is a part of TestSFTPOtherServer")
+	}
+	server, err := sftp.NewServer(struct {
+		io.Reader
+		io.WriteCloser
+	}{os.Stdin, os.Stdout})
+	if err == nil {
+		err = server.Serve()
+	}
+	if err != nil && err != io.EOF {
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+type syncLog struct{ text atomic.Value }
+
+func (l *syncLog) String() string { s, _ := l.text.Load().(string); return s }
+
+func (l *syncLog) printf(format string, a ...any) {
+	for {
+		old := l.text.Load()
+		s, _ := old.(string)
+		if l.text.CompareAndSwap(old, s+fmt.Sprintf(format, a...)+"\n") {
+			return
+		}
+	}
+}
+
+func (s *sshd) open(t *testing.T, url string, o targets.Options) targets.Target {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	tg, err := targets.Open(ctx, url, o)
+	if err != nil {
+		t.Fatalf("%s: %v", url, err)
+	}
+	return tg
+}
+
+func TestSFTPLogin(t *testing.T) {
+	s := newSSHD(t)
+	known := "known_hosts=" + s.file("known_hosts")
+	for name, word := range map[string]string{
+		"ed25519":              "key=" + s.file("user_ed25519"),
+		"ecdsa":                "key=" + s.file("user_ecdsa"),
+		"rsa":                  "key=" + s.file("user_rsa"),
+		"password":             "password-file=" + s.file("password"),
+		"password after a key": "key=" + s.file("user_other") + "&password-file=" + s.file("password"),
+	} {
+		t.Run(name, func(t *testing.T) { s.open(t, s.url("crash", word, known), targets.Options{}).Close() })
+	}
+	t.Run("IPv6", func(t *testing.T) {
+		s.write(t, "known_v6", "[::1]:"+fmt.Sprint(s.port)+" "+s.text(t, "host_ed25519.pub"))
+		url := strings.Replace(s.url("crash", "key="+s.file("user_ed25519"), "known_hosts="+s.file("known_v6")), "127.0.0.1", "[::1]", 1)
+		s.open(t, url, targets.Options{}).Close()
+	})
+}
+
+// The server has keys of three types and shows the one that it is asked for.
+func TestSFTPHostKeys(t *testing.T) {
+	s := newSSHD(t)
+	hosts := func(name, text string) string { return "known_hosts=" + s.write(t, name, text) }
+	ported := strings.ReplaceAll(s.known(t, "host_ed25519"), "127.0.0.1", fmt.Sprintf("[127.0.0.1]:%d", s.port))
+	hosts("hashed", ported)
+	s.keygen(t, "-H", "-f", s.file("hashed"))
+	if strings.Contains(s.text(t, "hashed"), "127.0.0.1") {
+		t.Fatal("ssh-keygen -H did nothing")
+	}
+	for name, word := range map[string]string{
+		"ed25519 alone":                hosts("only1", s.known(t, "host_ed25519")),
+		"ecdsa alone":                  hosts("only2", s.known(t, "host_ecdsa")),
+		"rsa alone":                    hosts("only3", s.known(t, "host_rsa")),
+		"two":                          hosts("two", s.known(t, "host_rsa", "host_ecdsa")),
+		"with a port":                  hosts("port", ported),
+		"hashed":                       "known_hosts=" + s.file("hashed"),
+		"pattern":                      hosts("pattern", strings.Replace(s.known(t, "host_rsa"), "127.0.0.1", "# comment\n\n!10.0.0.1,127.0.*", 1)),
+		"an old key of the same type":  hosts("old", s.known(t, "host_other", "host_ed25519")),
+		"fingerprint ed25519":          "fingerprint=" + s.fingerprint(t, "host_ed25519"),
+		"fingerprint ecdsa":            "fingerprint=" + s.fingerprint(t, "host_ecdsa"),
+		"fingerprint rsa":              "fingerprint=" + s.fingerprint(t, "host_rsa"),
+		"fingerprints, one of another": "fingerprint=" + s.fingerprint(t, "host_other") + "," + s.fingerprint(t, "host_ecdsa"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			line := targetstest.NewLine(t)
+			tg := s.open(t, s.url("crash", "key="+s.file("user_ed25519"), word), targets.Options{Dial: line.Dial, Log: t.Logf})
+			defer tg.Close()
+			line.Cut() // the next connection asks for the same
+			if _, err := tg.List(t.Context(), ""); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestSFTPHostCertificate(t *testing.T) {
+	s := newSSHD(t)
+	s.kill(t)
+	s.keygen(t, "-s", s.file("ca"), "-I", "host", "-h", "-n", "127.0.0.1,localhost", "-V", "-1h:+1h", s.file("host_ed25519.pub"))
+	s.config = "HostCertificate " + s.file("host_ed25519-cert.pub") + "\n" + s.config
+	s.start(t)
+	key := "key=" + s.file("user_ed25519")
+	hosts := func(name, text string) string { return "known_hosts=" + s.write(t, name, text) }
+	for name, word := range map[string]string{
+		"authority":                hosts("ca_line", "@cert-authority 127.0.0.* "+s.text(t, "ca.pub")),
+		"a plain key, without one": hosts("plain", s.known(t, "host_ed25519")),
+		"both":                     hosts("both", s.known(t, "host_rsa")+"@cert-authority * "+s.text(t, "ca.pub")),
+		"fingerprint":              "fingerprint=" + s.fingerprint(t, "host_ed25519"),
+	} {
+		t.Run(name, func(t *testing.T) { s.open(t, s.url("crash", key, word), targets.Options{}).Close() })
+	}
+	_, err := targets.Open(t.Context(), s.url("crash", key, hosts("other_ca", "@cert-authority * "+s.text(t, "host_other.pub"))), targets.Options{})
+	var e *targets.Error
+	if !errors.As(err, &e) || e.Temporary || !strings.Contains(err.Error(), "host key refused") {
+		t.Errorf("another authority: %v", err)
+	}
+	t.Log(err)
+}
+
+// Accounts that have no SFTP are told apart from servers that are away.
+func TestSFTPNotOffered(t *testing.T) {
+	for name, line := range map[string]string{
+		"no subsystem":    "Subsystem none /bin/false",
+		"a shell's words": "ForceCommand echo Welcome to the machine; exec cat",
+		"nothing":         "ForceCommand true",
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSSHD(t, "ChrootDirectory none", line)
+			if name == "no subsystem" {
+				s.kill(t)
+				s.config = strings.Replace(s.config, "Subsystem sftp", "# ", 1)
+				s.start(t)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			_, err := targets.Open(ctx, s.url("crash"), targets.Options{})
+			var e *targets.Error
+			if !errors.As(err, &e) || e.Temporary || !strings.Contains(err.Error(), "sshd_config wants: Subsystem sftp") {
+				t.Errorf("%v", err)
+			}
+			t.Log(err)
+		})
+	}
+}
+
+// A server whose SSH answers and whose SFTP does not, as when its disk hangs:
+// keepalives alone would never find out.
+func TestSFTPServerHangs(t *testing.T) {
+	const note = "/srv/pid"
+	s := newSSHD(t, "ChrootDirectory none", "ForceCommand read pid rest < /proc/self/stat; echo $pid > "+note+"; exec /usr/lib/openssh/sftp-server")
+	if err := os.WriteFile(note, nil, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	os.Chmod(note, 0o666)
+	tg := s.open(t, s.url("srv/top/crash"), targets.Options{Log: t.Logf, Stall: 2 * time.Second, Reconnect: time.Minute})
+	defer tg.Close()
+	f, err := tg.Create(t.Context(), "vmcore")
+	if err != nil {
+		t.Fatal(err)
+	}
+	data := bytes.Repeat([]byte("0123456789abcdef"), 1<<20)
+	if _, err := f.Write(data[:3<<20]); err != nil {
+		t.Fatal(err)
+	}
+	var pid int
+	text, _ := os.ReadFile(note)
+	if fmt.Sscan(string(text), &pid); pid == 0 {
+		t.Fatalf("no pid of the server in %q", text)
+	}
+	comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+	if !strings.HasPrefix(string(comm), "sftp-server") {
+		t.Fatalf("process %d is %s", pid, comm)
+	}
+	syscall.Kill(pid, syscall.SIGSTOP)
+	start := time.Now()
+	if _, err := f.Write(data[3<<20:]); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(start); took < 1500*time.Millisecond || took > 20*time.Second {
+		t.Errorf("went on after %v", took)
+	}
+	if got, err := os.ReadFile("/srv/top/crash/vmcore"); err != nil || !bytes.Equal(got, data) {
+		t.Errorf("%d bytes, %v", len(got), err)
+	}
+}
+
+// A server that was restarted may have lost bytes that it had acknowledged.
+// They are not here any more either, so the file has failed.
+func TestSFTPServerForgets(t *testing.T) {
+	s := newSSHD(t)
+	line := targetstest.NewLine(t)
+	tg := s.open(t, s.url("crash"), targets.Options{Log: t.Logf, Dial: line.Dial})
+	defer tg.Close()
+	f, err := tg.Create(t.Context(), "vmcore")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Write(make([]byte, 4<<20)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.(io.ReaderAt).ReadAt(make([]byte, 1), 0); err != nil { // now all is acknowledged
+		t.Fatal(err)
+	}
+	line.Down(true)
+	line.Cut()
+	if err := os.Truncate("/srv/top/crash/vmcore-incomplete", 4<<20-1); err != nil {
+		t.Fatal(err)
+	}
+	line.Down(false)
+	f.Write(make([]byte, 1<<20))
+	err = f.Commit()
+	var e *targets.Error
+	if !errors.As(err, &e) || !e.Temporary || !strings.Contains(err.Error(), "4194303 bytes of 4194304 that it had acknowledged") {
+		t.Errorf("%v", err)
+	}
+}
+
+// What a server cannot take is held back at the writer, in a buffer that has a
+// bound.
+func TestSFTPBufferIsBounded(t *testing.T) {
+	for _, far := range []bool{false, true} {
+		most := int64(10 * 261120)
+		line := targetstest.NewLine(t)
+		if far {
+			line.Delay(20 * time.Millisecond)
+			most = 18 * 261120
+		}
+		s := newSSHD(t)
+		tg := s.open(t, s.url("crash"), targets.Options{Log: t.Logf, Dial: line.Dial, Stall: 3 * time.Second, Reconnect: time.Millisecond})
+		f, err := tg.Create(t.Context(), "vmcore")
+		if err != nil {
+			t.Fatal(err)
+		}
+		line.Silence(true)
+		var taken atomic.Int64
+		failed := make(chan error)
+		go func() {
+			for {
+				n, err := f.Write(make([]byte, 10000))
+				taken.Add(int64(n))
+				if err != nil {
+					failed <- err
+					return
+				}
+			}
+		}()
+		time.Sleep(time.Second)
+		if n := taken.Load(); n > most || n < most-10000 {
+			t.Errorf("took %d bytes of a server that is silent, want %d", n, most)
+		}
+		if err := <-failed; err == nil {
+			t.Error("no error")
+		}
+		tg.Close()
+	}
+}
+
+// One that reads in order gets more than it asked for at once; not what was
+// there before a write.
+func TestSFTPReadBack(t *testing.T) {
+	s := newSSHD(t)
+	line := targetstest.NewLine(t)
+	line.Delay(5 * time.Millisecond)
+	tg := s.open(t, s.url("crash"), targets.Options{Log: t.Logf, Dial: line.Dial})
+	defer tg.Close()
+	f, err := tg.Create(t.Context(), "vmcore")
+	if err != nil {
+		t.Fatal(err)
+	}
+	data := make([]byte, 9<<20+5)
+	for i := range data {
+		data[i] = byte(i ^ i>>9 ^ i>>17)
+	}
+	if _, err := f.Write(data); err != nil {
+		t.Fatal(err)
+	}
+	r := f.(io.ReaderAt)
+	start := time.Now()
+	got := make([]byte, 0, len(data))
+	for buf := make([]byte, 10007); ; {
+		n, err := r.ReadAt(buf, int64(len(got)))
+		got = append(got, buf[:n]...)
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(got) == 6*10007 {
+			copy(data[5<<20:], "changed")
+			if _, err := f.(io.WriterAt).WriteAt([]byte("changed"), 5<<20); err != nil {
+				t.Fatal(err)
+			}
+			copy(data[100_000:], "changed")
+			if _, err := f.(io.WriterAt).WriteAt([]byte("changed"), 100_000); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if !bytes.Equal(got, data) {
+		t.Errorf("%d bytes read, not those that were written", len(got))
+	}
+	if took := time.Since(start); took > 5*time.Second { // 943 round trips would be 9.4 s
+		t.Errorf("took %v", took)
+	}
+	if err := f.Commit(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestSFTPURL(t *testing.T) {
+	const pin = "SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU"
+	s, err := targets.Parse("sftp://kdump@crash.example.com:2222/srv/crash?key=/etc/kdump/key&password-file=/etc/kdump/pw&known_hosts=/etc/kdump/known_hosts")
+	if err != nil || s.User != "kdump" || s.Port != 2222 || !s.Network() || len(s.Files()) != 3 || s.Modules() != nil {
+		t.Errorf("%+v, %v", s, err)
+	}
+	if _, err := targets.Parse("sftp://u@h/?key=/k&fingerprint=" + pin + "," + pin); err != nil {
+		t.Error(err)
+	}
+	for text, want := range map[string]string{
+		"sftp://h/x?key=/k&known_hosts=/h":                       "no user",
+		"sftp://u@h/x?known_hosts=/h":                            "want key=FILE",
+		"sftp://u@h/x?key=/k":                                    "want known_hosts=FILE, or fingerprint=",
+		"sftp://u@h/x?key=/k&known_hosts=/h&fingerprint=" + pin:  "want one of them",
+		"sftp://u@h/x?key=/k&fingerprint=MD5:00:11":              "want SHA256:",
+		"sftp://u@h/x?key=/k&fingerprint=" + pin + "A":           "want SHA256:",
+		"sftp://u@h/x?key=/k&fingerprint=" + pin + ",":           "want SHA256:",
+		"sftp://u:pw@h/x?key=/k&known_hosts=/h":                  "password-file=/etc/kdump/pw",
+		"sftp://u@h/x?key=/k&known_hosts=/h&known-hosts=/etc/kh": "want key, password-file, known_hosts, fingerprint",
+	} {
+		if _, err := targets.Parse(text); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %s", text, err, want)
+		}
+	}
 }

@@ -33,6 +33,7 @@ type sftpFile struct {
 	changed sync.Cond // anything below
 	workers int
 	size    int64
+	writes  int      // calls of WriteAt
 	filling *chunk   // not yet queued
 	free    []*chunk // made as they are needed, up to limit
 	made    int
@@ -50,6 +51,12 @@ type sftpFile struct {
 	handle  *sftp.File   // there,
 	second  *sftp.File   // and on its second channel; nil where it has none
 
+	reading     sync.Mutex
+	readNext    int64  // where one that reads in order goes on
+	ahead       []byte // of the file, from aheadOff
+	aheadOff    int64
+	aheadWrites int // the value of writes when that was so
+
 	unsynced string // why Commit could not sync
 }
 
@@ -65,7 +72,7 @@ func (c *chunk) overlaps(d *chunk) bool { return c.off < d.end() && d.off < c.en
 
 func (t *sftpTarget) Create(ctx context.Context, name string) (File, error) {
 	err := errors.Join(ctx.Err(), checkName(name))
-	f := &sftpFile{t: t, name: name}
+	f := &sftpFile{t: t, name: name, readNext: -1}
 	f.changed.L = &f.mu
 	if err == nil {
 		err = t.on(ctx, f.create)
@@ -131,6 +138,7 @@ func (f *sftpFile) Write(p []byte) (int, error) {
 func (f *sftpFile) WriteAt(p []byte, off int64) (done int, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.writes++
 	for {
 		if err := f.usable(); err != nil {
 			return done, err
@@ -363,36 +371,80 @@ func (f *sftpFile) flush() error {
 	return f.usable()
 }
 
+// readAhead is what one that reads in order gets from the server at once, in as
+// many requests as that takes. The memory is that of the chunks, which nobody
+// needs then.
+const readAhead = 8 * largePacket
+
 // ReadAt fails without consequences, except for errors of earlier writes.
 func (f *sftpFile) ReadAt(p []byte, off int64) (n int, err error) {
 	if err := f.flush(); err != nil {
 		return 0, err
 	}
-	size := f.Size()
-	if off >= size {
-		return 0, io.EOF
+	f.reading.Lock()
+	defer f.reading.Unlock()
+	f.mu.Lock()
+	size, writes := f.size, f.writes
+	f.mu.Unlock()
+	if writes != f.aheadWrites {
+		f.ahead, f.aheadWrites = f.ahead[:0], writes
 	}
-	want := p[:min(int64(len(p)), size-off)]
+	for n < len(p) && off < size {
+		if n > 0 || off == f.readNext {
+			err = f.loadAhead(off, size)
+		}
+		m := 0
+		if skip := off - f.aheadOff; err == nil && skip >= 0 && skip < int64(len(f.ahead)) {
+			m = copy(p[n:], f.ahead[skip:])
+		} else if err == nil {
+			m, err = f.fetch(p[n:min(int64(len(p)), int64(n)+size-off)], off)
+		}
+		n, off = n+m, off+int64(m)
+		if err != nil {
+			return n, newError("read", f.name, f.t.url, f.t.advise(err, f.name))
+		}
+	}
+	f.readNext = off
+	if n < len(p) {
+		return n, io.EOF
+	}
+	return n, nil
+}
+
+// loadAhead gets what begins at off, if it is not there. It needs reading.
+func (f *sftpFile) loadAhead(off, size int64) error {
+	if off >= f.aheadOff && off < f.aheadOff+int64(len(f.ahead)) {
+		return nil
+	}
+	if f.ahead == nil {
+		f.mu.Lock()
+		f.made, f.free = f.made-len(f.free), nil
+		f.mu.Unlock()
+		f.ahead = make([]byte, 0, readAhead)
+	}
+	f.ahead, f.aheadOff = f.ahead[:0], off
+	n, err := f.fetch(f.ahead[:min(readAhead, size-off)], off)
+	f.ahead = f.ahead[:n]
+	return err
+}
+
+// fetch asks the server for all of p.
+func (f *sftpFile) fetch(p []byte, off int64) (n int, err error) {
 	err = f.t.on(f.t.closed, func(s *sftpSession) error {
 		h, err := f.opened(s, 1)
 		if err != nil {
 			return err
 		}
-		n, err = h.ReadAt(want, off)
+		n, err = h.ReadAt(p, off)
 		if err == io.EOF { // the server's answer: a broken connection is another
 			err = nil
 		}
 		return err
 	})
-	switch {
-	case err != nil:
-		return n, newError("read", f.name, f.t.url, f.t.advise(err, f.name))
-	case n < len(want):
-		return n, newError("read", f.name, f.t.url, permanent(fmt.Errorf("%d of %d bytes at %d: %w", n, len(want), off, io.ErrUnexpectedEOF), "is the file shorter on the server"))
-	case n < len(p):
-		return n, io.EOF
+	if err == nil && n < len(p) {
+		err = permanent(fmt.Errorf("%d of %d bytes at %d: %w", n, len(p), off, io.ErrUnexpectedEOF), "is the file shorter on the server")
 	}
-	return n, nil
+	return n, err
 }
 
 func (f *sftpFile) Commit() error {

@@ -1,0 +1,137 @@
+package targets
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// connectedPair is a rolling connection and its silent peer.
+func connectedPair(t *testing.T, stall time.Duration) (*conn, *net.TCPConn) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c, err := Options{Stall: stall}.dialAddr(t.Context(), l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	peer, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close(); peer.Close() })
+	return c.(*conn), peer.(*net.TCPConn)
+}
+
+func timedOut(t *testing.T, what string, err error, took, stall time.Duration) {
+	t.Helper()
+	if !errors.Is(err, os.ErrDeadlineExceeded) || !temporary(err) || !strings.Contains(err.Error(), "no progress for "+stall.String()) {
+		t.Errorf("%s: %v", what, err)
+	}
+	if took < stall || took > 2*stall {
+		t.Errorf("%s: after %v, want %v", what, took, stall)
+	}
+}
+
+func TestConnStalls(t *testing.T) {
+	const stall = 800 * time.Millisecond
+	c, _ := connectedPair(t, stall)
+	start := time.Now()
+	_, err := c.Read(make([]byte, 1))
+	timedOut(t, "read", err, time.Since(start), stall)
+
+	c, peer := connectedPair(t, stall)
+	peer.SetReadBuffer(4096)
+	var last time.Time
+	for buf := make([]byte, 100_000); err == nil || last.IsZero(); {
+		last = time.Now()
+		_, err = c.Write(buf)
+	}
+	timedOut(t, "write", err, time.Since(last), stall)
+}
+
+// A peer that says nothing but takes what was sent before is not stalled: its
+// answer comes behind all of that.
+func TestConnWaitsForASlowLine(t *testing.T) {
+	const stall = 800 * time.Millisecond
+	c, peer := connectedPair(t, stall)
+	peer.SetReadBuffer(16 << 10)
+	go func() {
+		for range 20 { // the socket takes all of it
+			if _, err := c.Write(make([]byte, 64<<10)); err != nil {
+				t.Error(err)
+			}
+		}
+	}()
+	go func() {
+		buf := make([]byte, 64<<10)
+		for got := 0; got < 20*64<<10; {
+			time.Sleep(100 * time.Millisecond)
+			n, err := peer.Read(buf)
+			if got += n; err != nil {
+				t.Error(err)
+				return
+			}
+		}
+		peer.Write([]byte("x"))
+	}()
+	start := time.Now()
+	if n, err := c.Read(make([]byte, 1)); n != 1 || err != nil {
+		t.Errorf("%d, %v after %v", n, err, time.Since(start))
+	}
+	if took := time.Since(start); took < 2*stall {
+		t.Errorf("answered after %v: that proves nothing", took)
+	}
+}
+
+func TestConnectErrors(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed := l.Addr().String()
+	l.Close()
+	dns := func(notFound bool) func(context.Context, string, string) (net.Conn, error) {
+		return func(context.Context, string, string) (net.Conn, error) {
+			return nil, &net.OpError{Op: "dial", Err: &net.DNSError{Err: "x", Name: "h", IsNotFound: notFound, IsTimeout: !notFound}}
+		}
+	}
+	fails := func(errno syscall.Errno) func(context.Context, string, string) (net.Conn, error) {
+		return func(context.Context, string, string) (net.Conn, error) {
+			return nil, &net.OpError{Op: "dial", Err: os.NewSyscallError("connect", errno)}
+		}
+	}
+	for _, c := range []struct {
+		o         Options
+		want      string
+		temporary bool
+	}{
+		{Options{}, "connect to " + closed + ": connection refused: is the server running", true},
+		{Options{Dial: dns(true)}, "no such host: check the name", false},
+		{Options{Dial: dns(false)}, "no name server answered", true},
+		{Options{Dial: fails(syscall.EHOSTUNREACH)}, "no route to host: nobody answers", true},
+		{Options{Dial: fails(syscall.ENETUNREACH)}, "network is unreachable: no route: is the network up", true},
+		{Options{Stall: 100 * time.Millisecond, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}}, "no answer in 0.1 s: is the server up, or does a firewall drop it", true},
+	} {
+		_, err := c.o.dialAddr(t.Context(), closed)
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%v, want %s", err, c.want)
+			continue
+		}
+		var e *Error
+		if !errors.As(newError("open", "", "x://h", err), &e) || e.Temporary != c.temporary {
+			t.Errorf("%v: temporary %v", err, e.Temporary)
+		}
+	}
+}
