@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/ukdump/ukdump/internal/modules"
 	"github.com/ukdump/ukdump/pkg/targets"
 )
 
@@ -13,7 +14,7 @@ type group struct {
 	reason string
 	names  []string
 	needed int    // how many of the first names a kernel must have: the configuration asks for them
-	fstype string // if not empty: loaded only when a file system of this type is mounted, nfs and cifs among them
+	fstype string // if not empty: loaded only when a file system of this type is mounted, nfs and cifs among them, or NetList
 }
 
 // buses are the ways to a disk. The machine that builds does not know the one
@@ -32,6 +33,16 @@ func buses() []group {
 		// unknown symbols, in every capture.
 		{reason: "hypervisors", names: []string{"vmw_pvscsi", "xen_blkfront"}},
 	}
+}
+
+// cards are the drivers of the network, of which a capture loads those whose
+// devices it finds.
+func cards() group {
+	return group{reason: "network", fstype: modules.NetList, names: []string{
+		"af_packet", "ipv6", "virtio_net", "e1000", "e1000e", "igb", "igbvf", "igc", "ixgbe", "ixgbevf", "i40e", "iavf", "ice",
+		"tg3", "bnx2", "bnxt_en", "r8169", "8139cp", "8139too", "atlantic", "mlx4_en", "mlx5_core", "ena", "gve", "vmxnet3",
+		"xen_netfront", "dwmac_generic", "macb", "fec", "mvneta", "mvpp2", "r8152", "ax88179_178a", "cdc_ether", "smsc95xx", "lan78xx",
+	}}
 }
 
 // filesystem is what mounting a file system takes.
@@ -58,6 +69,9 @@ func drivers(specs []targets.Spec) []group {
 			g.needed = 1 // the driver itself
 		}
 		all = append(all, g)
+	}
+	if slices.ContainsFunc(specs, targets.Spec.Network) {
+		all = append(all, cards())
 	}
 	return append(all, mounts(specs)...)
 }

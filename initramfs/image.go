@@ -40,7 +40,7 @@ type contentsOf struct {
 func (c *contentsOf) assemble() (*cpio.Archive, error) {
 	a := &cpio.Archive{}
 	for _, add := range []func(*cpio.Archive) error{
-		c.addSkeleton, c.addBusybox, c.addInit, c.addSettings, c.addModules, c.addFiles,
+		c.addSkeleton, c.addBusybox, c.addInit, c.addSettings, c.addModules, c.addFiles, c.addSecrets,
 	} {
 		if err := add(a); err != nil {
 			return nil, err
@@ -139,6 +139,27 @@ func (c *contentsOf) addFiles(a *cpio.Archive) error {
 		}
 		if err := addTree(a, src, inArchive(dst)); err != nil {
 			return fmt.Errorf("-files %s: %w", f, err)
+		}
+	}
+	return nil
+}
+
+// addSecrets adds the files that target URLs name: keys, passwords, what servers
+// are known by. They come from the same place of this machine, unless -files has
+// put them there.
+func (c *contentsOf) addSecrets(a *cpio.Archive) error {
+	for _, spec := range c.settings.targets {
+		for _, name := range spec.Files() {
+			if _, ok := a.Get(inArchive(name)); ok {
+				continue
+			}
+			data, err := os.ReadFile(name)
+			if err != nil {
+				return fmt.Errorf("target %v: %w; want the file here, or -files FILE:%s", spec, err, name)
+			}
+			if err := a.Add(cpio.Entry{Name: inArchive(name), Mode: cpio.Regular | 0o600, Data: data}); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

@@ -20,6 +20,10 @@ const ListPath = "/etc/kdump/modules"
 // loaded when it is about to be mounted. It has only what ListPath has not.
 func FSListPath(fstype string) string { return ListPath + "." + fstype }
 
+// NetList is the name, in place of a type of file system, of the list that is loaded
+// when the network is about to be set up.
+const NetList = "net"
+
 // Entry is one module to load.
 type Entry struct {
 	Path   string // of the file: /lib/modules/RELEASE/kernel/fs/ext4/ext4.ko

@@ -36,10 +36,11 @@ type Options struct {
 	Root      string        // put before the paths of the list; for tests
 	PerModule time.Duration // how long one module may take; 0: until ctx ends
 	Cmdline   string        // kernel command line: NAME.PARAM=VALUE and modprobe.blacklist=
+	Devices   string        // if not empty, where sysfs is: drivers whose devices are not there are not loaded
 }
 
 // LoadFile loads the list at path and removes the file of each module that is
-// then in the kernel: in a capture kernel files are memory. A list that is not
+// then in the kernel, or has no device here: in a capture kernel files are memory. A list that is not
 // there is an empty one. What could not be read of a list is in the error; the
 // rest of it is loaded.
 func LoadFile(ctx context.Context, path string, opts Options) ([]Result, error) {
@@ -54,8 +55,8 @@ func LoadFile(ctx context.Context, path string, opts Options) ([]Result, error) 
 	list, err := ReadList(f)
 	results := Load(ctx, list, opts)
 	for _, r := range results {
-		if r.Err == nil {
-			_ = os.Remove(r.Path) // it has served its purpose either way
+		if r.Err == nil || errors.Is(r.Err, ErrNoDevice) {
+			_ = os.Remove(filepath.Join(opts.Root, r.Path)) // it has served its purpose either way
 		}
 	}
 	return results, err
@@ -69,6 +70,10 @@ func Load(ctx context.Context, entries []Entry, opts Options) []Result {
 	blocked, params := fromCmdline(opts.Cmdline)
 	results := make([]Result, 0, len(entries))
 	absent := false // some module's hardware is not there
+	var ids []string
+	if opts.Devices != "" {
+		ids = deviceIDs(filepath.Join(opts.Root, opts.Devices))
+	}
 	for _, e := range entries {
 		r := Result{Entry: e}
 		if blocked[e.Name()] {
@@ -80,6 +85,13 @@ func Load(ctx context.Context, entries []Entry, opts Options) []Result {
 			e.Params = strings.TrimSpace(e.Params + " " + p)
 		}
 		e.Path = filepath.Join(opts.Root, e.Path)
+		if opts.Devices != "" {
+			if b, err := os.ReadFile(e.Path); err == nil && !wanted(b, ids) {
+				r.Err, r.Absent = fmt.Errorf("load %s: %w", e.Name(), ErrNoDevice), true
+				results = append(results, r)
+				continue
+			}
+		}
 		start := time.Now()
 		err := loadOne(ctx, e, opts.PerModule)
 		switch {
