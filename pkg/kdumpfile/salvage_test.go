@@ -219,7 +219,7 @@ func TestSalvageLostBlocks(t *testing.T) {
 		file, pages := salvageFile(t, codec, 4096)
 		first := binary.LittleEndian.Uint32(file[offSubHdrSize:]) + 1 // block of the bitmaps
 		rng := rand.New(rand.NewPCG(5, uint64(codec)))
-		for round := range 60 {
+		for round := range 15 {
 			ours, lost := bytes.Clone(file), map[int64]bool{}
 			for range 1 + rng.IntN(6) {
 				n := int64(first) + rng.Int64N(int64(len(file))/fsBlock-int64(first))
@@ -253,7 +253,7 @@ func TestSalvageLostBlocks(t *testing.T) {
 // Block 0 can be made again from VMCOREINFO.
 func TestSalvageWithoutHeader(t *testing.T) {
 	for _, block := range []int{4096, 65536} {
-		const maxPFN = 5000
+		const maxPFN = 1000
 		info := fmt.Sprintf("OSRELEASE=6.1.0-rebuilt\nPAGESIZE=%d\nSYMBOL(init_top_pgt)=ffffffff82a0a000\nCRASHTIME=1700000000\n", block)
 		h := testHeader(block, maxPFN)
 		h.Notes, h.VMCoreInfoOff = notesWithInfo(info)
@@ -292,7 +292,7 @@ func TestSalvageWithoutHeader(t *testing.T) {
 
 // From a flattened file that was cut off come the pages whose descriptors it has.
 func TestSalvageFlattened(t *testing.T) {
-	const maxPFN = 40000
+	const maxPFN = 24000
 	kept := bitmapOf(maxPFN, func(i uint64) bool { return i%3 != 0 })
 	plain := newSparse()
 	if err := writeDump(t, plain, testHeader(4096, maxPFN), Snappy, kept, kept); err != nil {
@@ -301,7 +301,7 @@ func TestSalvageFlattened(t *testing.T) {
 	pages := storedPages(t, fileBytes(t, plain))
 	file := flatFile(t, maxPFN)
 	found := map[bool]int{}
-	for cut := len(file) - 1; cut > flatHeaderSize; cut -= 1 + cut/9 {
+	for cut := len(file) - 1; cut > flatHeaderSize; cut -= 1 + cut/4 {
 		f, err := OpenFlattened(bytes.NewReader(file[:cut]), int64(cut), true)
 		if err != nil {
 			t.Fatal(err)

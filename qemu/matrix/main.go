@@ -107,7 +107,7 @@ func (m *matrix) cell(ctx context.Context, k rig.Kernel, s shape) error {
 		return err
 	}
 	defer core.core.Close()
-	errs := []error{s.check(core)}
+	errs := []error{s.check(core, k)}
 	for _, check := range strings.Split(m.checks, ",") {
 		start := time.Now()
 		switch check {
