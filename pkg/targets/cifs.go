@@ -151,7 +151,7 @@ func openCIFS(ctx context.Context, s Spec, opts Options) (Target, error) {
 		return "/" + share, cifsMountError(s, err)
 	}
 	return openNetMount(ctx, s, opts, cifsPort, mount, func(err error) error {
-		return netCause(err, "the user may not write there: look at the share's write list and at the directory's owner")
+		return netCause(err, "the user may not write there: look at the share's write list and at the directory's owner", "the share is read-only")
 	})
 }
 

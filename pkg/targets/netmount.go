@@ -75,7 +75,7 @@ func openNetMount(ctx context.Context, s Spec, opts Options, port int, mount mou
 	m.local = &local{root: root, url: s.String(), logf: opts.logf, cause: cause}
 	if err != nil {
 		m.end()
-		return nil, m.fail("make directory of", "", err)
+		return nil, newError("make directory of", "", m.url, fmt.Errorf("below %s: %w", dir, cause(err)))
 	}
 	return m, nil
 }
@@ -159,9 +159,9 @@ func (m *netMount) end() error {
 	return newError("sync", "", m.url, transient(fmt.Errorf("the server did not answer for %v", 3*m.stall), "unmounted by force"))
 }
 
-// netCause says what the errno of a mounted server's file mean, where protocol
-// and advice do not depend on the call.
-func netCause(err error, denied string) error {
+// netCause says what the errno of a mounted server's files mean. denied and
+// readOnly are what to do about EACCES and EROFS.
+func netCause(err error, denied, readOnly string) error {
 	var errno unix.Errno
 	if !errors.As(err, &errno) {
 		return err
@@ -172,7 +172,7 @@ func netCause(err error, denied string) error {
 	case unix.ESTALE:
 		return transient(errno, "the server no longer knows the file: was it restarted, or the directory replaced")
 	case unix.EROFS:
-		return permanent(errno, "the server gives it read-only")
+		return permanent(errno, readOnly)
 	case unix.EACCES, unix.EPERM:
 		return permanent(errno, denied)
 	}

@@ -57,14 +57,13 @@ func listening(t *testing.T, addr string, want bool) {
 	t.Fatalf("%s: listening is not %v", addr, want)
 }
 
-// A place of its own for each test, and those that are special: below /srv,
-// which is a disk.
+// places makes folders below /srv, which is a disk; one of them is small. The
+// servers have the mounts of PID 1, these tests have their own.
 func places(t *testing.T, name string) (root string) {
 	root = "/srv/" + name
 	sh(t, fmt.Sprintf(`mkdir -p %[1]s/all %[1]s/denied/sub %[1]s/readonly %[1]s/small %[1]s/others
 chmod 755 %[1]s %[1]s/denied %[1]s/denied/sub
-mountpoint -q %[1]s/small || mount -t tmpfs -o size=900k,mode=777 none %[1]s/small`, root))
-	t.Cleanup(func() { unix.Unmount(root+"/small", unix.MNT_DETACH) })
+nsenter -t 1 -m sh -c "mountpoint -q %[1]s/small || mount -t tmpfs -o size=900k,mode=777 none %[1]s/small"`, root))
 	return root
 }
 
@@ -120,11 +119,9 @@ func TestNFSServer(t *testing.T) {
 func TestNFSNegotiation(t *testing.T) {
 	addr := serverMachine(t)
 	nfsServer(t, "4.2")
-	defer sh(t, "rpc.nfsd 0; echo +4 +4.2 >/proc/fs/nfsd/versions; rpc.nfsd 4")
-	for _, c := range []struct{ off, want string }{{"", "vers=4.2"}, {"-4.2", "vers=4.1"}, {"-4", "vers=3"}} {
-		if c.off != "" {
-			sh(t, "rpc.nfsd 0; echo "+c.off+" >/proc/fs/nfsd/versions; rpc.nfsd 4")
-		}
+	defer sh(t, "rpc.nfsd 0; rpc.nfsd 4")
+	for _, c := range []struct{ off, want string }{{"", "vers=4.2"}, {"-N 4.2", "vers=4.1"}, {"-N 4", "vers=3"}} {
+		sh(t, "rpc.nfsd 0; rpc.nfsd "+c.off+" 4; echo Y >/proc/fs/nfsd/v4_end_grace || :")
 		tg := open(t, "nfs://"+addr+"/srv/nfs-42/all")
 		put(t, tg, "auto/"+c.want, "x")
 		mounts, err := os.ReadFile("/proc/self/mounts")
@@ -266,7 +263,7 @@ func cifsServer(t *testing.T) targetstest.Server {
 		listening(t, server, false)
 	}
 	start := func(t *testing.T) {
-		smbd = exec.Command("/usr/sbin/smbd", "-F", "--no-process-group", "-s", "/run/smb-test/smb.conf", "-l", "/var/log/samba")
+		smbd = exec.Command("nsenter", "-t", "1", "-m", "/usr/sbin/smbd", "-F", "--no-process-group", "-s", "/run/smb-test/smb.conf", "-l", "/var/log/samba")
 		smbd.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
 		if err := smbd.Start(); err != nil {
 			t.Fatal(err)

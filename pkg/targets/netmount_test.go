@@ -235,7 +235,7 @@ func TestMountErrors(t *testing.T) {
 	for errno, passes := range map[unix.Errno]bool{
 		unix.EIO: true, unix.ESTALE: true, unix.EHOSTDOWN: true, unix.EACCES: false, unix.EROFS: false, unix.ENOSPC: false,
 	} {
-		err := newError("write", "vmcore", "nfs://h/x", netCause(&os.PathError{Op: "write", Path: "/mnt/x", Err: errno}, "see exports"))
+		err := newError("write", "vmcore", "nfs://h/x", netCause(&os.PathError{Op: "write", Path: "/mnt/x", Err: errno}, "see exports", "read-only"))
 		var e *Error
 		if !errors.As(err, &e) || e.Temporary != passes || !errors.Is(err, errno) || strings.Contains(err.Error(), "/mnt") {
 			t.Errorf("%d: %+v", errno, err)

@@ -152,7 +152,8 @@ func openNFS(ctx context.Context, s Spec, opts Options) (Target, error) {
 		})
 	}
 	return openNetMount(ctx, s, opts, nfsPort, mount, func(err error) error {
-		return netCause(err, "root may not write there: give the directory to nobody, or export it with no_root_squash or anonuid=")
+		return netCause(err, "root may not write there: give the directory to nobody, or export it with no_root_squash or anonuid=",
+			"it is exported read-only, or not at all: see exportfs -v on the server")
 	})
 }
 
