@@ -153,8 +153,8 @@ func schemes() []scheme {
 		{name: "nfs", form: "nfs://HOST/EXPORT/DIR", parse: parseNFS, open: openNFS, modules: nfsModules},
 		{name: "cifs", form: "cifs://USER@HOST/SHARE/DIR?password-file=FILE", parse: parseCIFS, open: openCIFS, modules: cifsModules},
 		{name: "sftp", form: "sftp://USER@HOST/DIR?key=FILE&known_hosts=FILE", parse: parseSFTP, open: openSFTP},
-		{name: "ftp"},
-		{name: "ftps"},
+		{name: "ftp", form: "ftp://USER@HOST/DIR?password-file=FILE", parse: parseFTP, open: openFTP},
+		{name: "ftps", form: "ftps://USER@HOST/DIR?password-file=FILE&fingerprint=SHA256:SUM", parse: parseFTPS, open: openFTPS},
 	}
 }
 
