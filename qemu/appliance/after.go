@@ -32,6 +32,11 @@ func (a *appliance) after() error {
 	if fstype == "" {
 		fstype = "ext4"
 	}
+	if from := a.words["appliance.extract"]; from != "" {
+		if err := a.show("/bbin/savecore", from, "disk:///crash?dev="+dev+"&fstype="+fstype); err != nil {
+			return fmt.Errorf("savecore %s: %w", from, err)
+		}
+	}
 	if err := os.MkdirAll("/target", 0o755); err != nil {
 		return err
 	}

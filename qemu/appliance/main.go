@@ -12,6 +12,7 @@
 //	appliance.target=SERIAL  disk that the dump is looked for on after the crash
 //	appliance.part=N         its partition; none: the whole disk
 //	appliance.fstype=TYPE    its filesystem (default ext4)
+//	appliance.extract=URL    raw:// partition that savecore takes to the target first
 //
 // On the first boot it fills memory with pages of every class, loads the
 // capture kernel and crashes. The bare NVMe disk "state" remembers that, so on

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -31,19 +32,26 @@ type lab struct {
 // newLab builds the capture images of the kernels, as make initramfs does.
 func newLab(t *testing.T, kernels ...string) *lab {
 	t.Helper()
+	return newLabWith(t, "target = disk:///crash?dev=LABEL=CRASH\n", kernels...)
+}
+
+// newLabWith has what the configuration takes in its images.
+func newLabWith(t *testing.T, conf string, kernels ...string) *lab {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute)
 	defer cancel()
 	r, err := rig.Open(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { r.Close() })
 	l := &lab{r, t.TempDir()}
 	for _, name := range kernels {
 		k, err := r.Kernel(name)
 		if err != nil {
 			t.Fatal(err)
 		}
-		said, err := r.Capture(ctx, l.image(name), k, "target = disk:///crash?dev=LABEL=CRASH\n")
+		said, err := r.Capture(ctx, l.image(name), k, conf)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -59,10 +67,12 @@ func (l *lab) image(kernel string) string { return filepath.Join(l.images, kerne
 type setup struct {
 	crash    rig.Crash
 	conf     string
+	files    map[string]string // further ones of the image, by name
 	programs []string
 	size     int64
 	fs       disk.FS
-	part     disk.Part // if it has a Size: the filesystem is in this partition
+	part     disk.Part // if it has a Size: the filesystem is in this partition, the second
+	first    disk.Part // the partition before that; 1 MiB if it has no Size
 }
 
 // run makes the crash. It fails the test unless production came back.
@@ -79,7 +89,10 @@ func (l *lab) run(t *testing.T, kernel string, s setup) *rig.Result {
 	dir := t.TempDir()
 	c.Base = l.image(kernel)
 	c.Capture = filepath.Join(dir, "capture.cpio.zst")
-	files := map[string]string{}
+	files := maps.Clone(s.files)
+	if files == nil {
+		files = map[string]string{}
+	}
 	if s.conf != "" {
 		files["etc/kdump.conf"] = s.conf
 	}
@@ -128,7 +141,10 @@ func makeTarget(ctx context.Context, path string, s setup) (*rig.Target, error) 
 	}
 	t.Part = 2
 	s.part.FS = f
-	return t, disk.Partitioned(ctx, path, []disk.Part{{Name: "first", Size: mib}, s.part})
+	if s.first.Size == 0 {
+		s.first = disk.Part{Name: "first", Size: mib}
+	}
+	return t, disk.Partitioned(ctx, path, []disk.Part{s.first, s.part})
 }
 
 // want fails the test if the console did not say text.

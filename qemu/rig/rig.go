@@ -27,7 +27,7 @@ type Rig struct {
 	Root  string        // the project
 	Cache string        // what qemu/fetch got
 	Out   string        // one folder for each crash
-	lock  *os.File      // held as long as the process lives
+	lock  *os.File      // held until Close
 	slots chan struct{} // machines that may run at a time
 }
 
@@ -37,8 +37,8 @@ const machines = 2
 
 // Open finds the project around the working directory. Out is made; what is in
 // there from earlier runs stays until a crash of the same name. Only one process
-// has it at a time: Open waits for others until ctx ends, and the lock is gone
-// when the process is.
+// has it at a time: Open waits for others, and for a Rig of this one that is not
+// closed, until ctx ends. The lock is gone when the process is.
 func Open(ctx context.Context) (*Rig, error) {
 	dir, err := os.Getwd()
 	if err != nil {
@@ -64,6 +64,9 @@ func Open(ctx context.Context) (*Rig, error) {
 	}
 	return &Rig{Root: dir, Cache: cache, Out: out, lock: lock, slots: make(chan struct{}, machines)}, nil
 }
+
+// Close lets others in.
+func (r *Rig) Close() error { return r.lock.Close() }
 
 // lockFile waits until no other process has the lock. It lasts as long as the file
 // is open.
