@@ -88,7 +88,7 @@ func bondOptions() []string {
 		"all_slaves_active", "arp_all_targets", "arp_interval", "arp_ip_target", "arp_missed_max", "arp_validate",
 		"coupled_control", "downdelay", "fail_over_mac", "lacp_active", "lacp_rate", "lp_interval", "miimon", "min_links",
 		"ns_ip6_target", "num_grat_arp", "num_unsol_na", "packets_per_slave", "peer_notif_delay", "primary",
-		"primary_reselect", "queue_id", "resend_igmp", "tlb_dynamic_lb", "updelay", "use_carrier", "xmit_hash_policy"}
+		"primary_reselect", "resend_igmp", "tlb_dynamic_lb", "updelay", "use_carrier", "xmit_hash_policy"}
 }
 
 // BondModes are the modes in the order of their numbers.
@@ -151,6 +151,8 @@ func readOptions(list string) (options []Option, msg string) {
 		switch {
 		case !ok || value == "" || strings.ContainsAny(value, "/ "):
 			return nil, s + " is not OPTION=VALUE"
+		case strings.Contains(value, ":") && !addresses(value):
+			return nil, value + " is not a list of addresses"
 		case !slices.Contains(bondOptions(), name):
 			return nil, "unknown option " + name
 		}
@@ -163,6 +165,16 @@ func readOptions(list string) (options []Option, msg string) {
 		options = append(options, Option{name, strings.ReplaceAll(value, ";", ",")})
 	}
 	return options, ""
+}
+
+// addresses tells whether all of list are IPv6 or MAC addresses.
+func addresses(list string) bool {
+	for s := range strings.SplitSeq(list, ";") {
+		if _, ok := address(s); !ok && !isMAC(s) {
+			return false
+		}
+	}
+	return true
 }
 
 // Bridge is bridge=.

@@ -174,7 +174,7 @@ func checkName(name string) string {
 		return "no interface name"
 	case len(name) > 15:
 		return "interface name " + name + " is longer than 15 bytes"
-	case name == "." || name == ".." || strings.ContainsAny(name, "/:,[] \t"):
+	case name == "." || name == ".." || strings.ContainsAny(name, `/:,[]"\`) || strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r >= 0x7f }):
 		return name + " is not an interface name"
 	}
 	return ""

@@ -8,7 +8,7 @@
 // goes first, and Problems are warnings.
 //
 // The package looks at the form of values only. What a target URL means is
-// checked by pkg/targets, what the network words mean by pkg/netcfg.
+// checked by pkg/targets, what the network words mean together by pkg/netcfg.
 package config
 
 import (
@@ -160,6 +160,8 @@ func (c *Config) ApplyCmdline(line string) []Problem {
 		switch {
 		case cmdline.IsNetwork(w.Key):
 			p.network(onCmdline, w)
+		case ours && name == netconfig:
+			p.network(onCmdline, Word{Key: name, Value: w.Value, HasValue: true})
 		case ours:
 			name = strings.ReplaceAll(name, "_", "-") // the same letter to the kernel
 			p.assign(onCmdline, w.Key, name, w.Value)

@@ -44,9 +44,6 @@ func keys() []key {
 	}
 }
 
-// networkLater tells that nothing acts on network words yet.
-const networkLater = true
-
 func later(k key) key {
 	k.later = true
 	return k

@@ -1,29 +1,37 @@
 package config
 
 import (
-	"net"
-	"net/netip"
-	"strconv"
-	"strings"
+	"errors"
 
 	"github.com/ukdump/ukdump/internal/cmdline"
+	"github.com/ukdump/ukdump/internal/networds"
 )
 
-func isNetwork(key string) bool { return cmdline.IsNetwork(key) }
+// netconfig is SUSE's word for a network. On a kernel command line it is
+// kdump.netconfig=, for no one else knows it there.
+const netconfig = "netconfig"
+
+func isNetwork(key string) bool { return cmdline.IsNetwork(key) || key == netconfig }
 
 // maxNetwork bounds how many network words there are.
 const maxNetwork = 256
 
-// network keeps a network word. Its meaning is pkg/netcfg's matter: a word
-// whose form looks wrong from here is reported, and kept all the same, since
-// to lose the network over a doubt would lose the dump.
+// network keeps a network word, if it is right by itself. Whether all of them
+// make sense together is pkg/netcfg's matter.
 func (p *parser) network(where string, w Word) {
-	pr := Problem{Where: where, Key: w.Key, Value: w.Value}
-	if pr.Msg = checkText(w.Value); pr.Msg == "" && strings.ContainsRune(w.Value, ' ') {
-		pr.Msg = "a blank inside the value"
-	}
-	if pr.Msg != "" {
-		pr.Want = w.Key + "=VALUE in one word"
+	pr := Problem{Where: where, Key: printable(w.Key), Value: w.Value}
+	_, err := networds.Parse(w.Key, w.Value)
+	var wrong *networds.Error
+	switch {
+	case errors.As(err, &wrong):
+		pr.Msg, pr.Want = wrong.Msg, wrong.Want
+		if text := checkText(w.Value); text != "" {
+			pr.Msg = text
+		}
+		p.problem(pr)
+		return
+	case checkText(w.Value) != "": // text that the configuration could not be written with
+		pr.Msg, pr.Want = checkText(w.Value), w.Key+"=VALUE in one word"
 		p.problem(pr)
 		return
 	}
@@ -38,13 +46,6 @@ func (p *parser) network(where string, w Word) {
 	p.seen[w.Key] = where
 	p.c.set[w.Key] = where
 	p.c.Network = append(p.c.Network, w)
-	if pr.Want = checkNetwork(w.Key, w.Value); pr.Want != "" {
-		pr.Msg = "not understood"
-		p.problem(pr)
-	}
-	if networkLater {
-		p.problem(Problem{Where: where, Key: w.Key, Value: w.Value, Msg: "not supported by this version"})
-	}
 }
 
 // forget drops the words of one key. It makes a new slice: copies of a Config
@@ -57,64 +58,4 @@ func (p *parser) forget(key string) {
 		}
 	}
 	p.c.Network = rest
-}
-
-// checkNetwork returns what would be right, "" where the value may be.
-func checkNetwork(key, value string) string {
-	name, rest, colon := strings.Cut(value, ":")
-	switch key {
-	case "ip":
-		if !colon && !isMethod(value) || strings.Count(value, "[") != strings.Count(value, "]") {
-			return "dhcp, IF:METHOD or CLIENT:[PEER]:GW:MASK:HOST:IF:METHOD, IPv6 addresses in brackets"
-		}
-	case "vlan":
-		if name == "" || rest == "" || !endsInDigit(name) {
-			return "NAME:PHY, where NAME ends in the VLAN id"
-		}
-	case "bond":
-		if name == "" {
-			return "NAME[:SLAVE,...[:OPTION,...[:MTU]]]"
-		}
-	case "bridge":
-		if name == "" || rest == "" {
-			return "NAME:IF,..."
-		}
-	case "ifname":
-		if _, err := net.ParseMAC(rest); name == "" || err != nil {
-			return "IF:MAC"
-		}
-	case "nameserver":
-		if _, err := netip.ParseAddr(unbracket(value)); err != nil {
-			return "an IP address"
-		}
-	case "rd.route":
-		if !strings.Contains(value, ":") {
-			return "NET/PREFIX:GATEWAY[:IF]"
-		}
-	default: // rd.neednet, rd.net.timeout.*, rd.net.dhcp.retry
-		if _, err := strconv.ParseUint(value, 10, 31); err != nil {
-			return "a number"
-		}
-	}
-	return ""
-}
-
-func isMethod(s string) bool {
-	switch s {
-	case "dhcp", "on", "any", "dhcp6", "auto6", "either6", "link6":
-		return true
-	}
-	return false
-}
-
-func endsInDigit(s string) bool {
-	c := s[len(s)-1]
-	return c >= '0' && c <= '9'
-}
-
-func unbracket(s string) string {
-	if strings.HasPrefix(s, "[") && strings.HasSuffix(s, "]") {
-		return s[1 : len(s)-1]
-	}
-	return s
 }

@@ -1,0 +1,333 @@
+package netcfg
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// resolvConf is resolv.conf(5): written when servers become known, read when
+// none are, which is what an earlier process has left.
+const resolvConf = "etc/resolv.conf"
+
+// addServers adds name servers and search domains, behind those there are.
+func (n *Network) addServers(servers []netip.Addr, search []string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	before := len(n.dns) + len(n.search)
+	for _, a := range servers {
+		n.dns = appendNew(n.dns, a)
+	}
+	for _, s := range search {
+		if s = strings.Trim(s, "."); isDomain(s) {
+			n.search = appendNew(n.search, s)
+		}
+	}
+	if len(n.dns)+len(n.search) == before && !slices.Equal(n.dns, n.plan.dns) || len(n.dns) == 0 {
+		return
+	}
+	if err := n.writeResolvConf(); err != nil {
+		n.log("network: %v", err)
+	}
+}
+
+// isDomain keeps out what would be more than a word of resolv.conf.
+func isDomain(s string) bool {
+	return s != "" && len(s) < 254 && !strings.ContainsFunc(s, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '-' && r != '_' && r != '.'
+	})
+}
+
+func (n *Network) writeResolvConf() error {
+	var b bytes.Buffer
+	for _, a := range n.dns {
+		fmt.Fprintf(&b, "nameserver %s\n", a)
+	}
+	if len(n.search) > 0 {
+		fmt.Fprintf(&b, "search %s\n", strings.Join(n.search, " "))
+	}
+	name := filepath.Join(n.root, resolvConf)
+	if old, err := os.ReadFile(name); err == nil && bytes.Equal(old, b.Bytes()) {
+		return nil
+	}
+	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+		return err
+	}
+	if err := os.WriteFile(name+".new", b.Bytes(), 0o644); err != nil {
+		return err
+	}
+	return os.Rename(name+".new", name)
+}
+
+// servers are the name servers and search domains known at this moment.
+func (n *Network) servers() (dns []netip.Addr, search []string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if len(n.dns) > 0 {
+		return slices.Clone(n.dns), slices.Clone(n.search)
+	}
+	return readResolvConf(filepath.Join(n.root, resolvConf))
+}
+
+func readResolvConf(name string) (dns []netip.Addr, search []string) {
+	text, _ := os.ReadFile(name) // none: no servers
+	for line := range strings.Lines(string(text)) {
+		f := strings.Fields(line)
+		switch {
+		case len(f) < 2:
+		case f[0] == "nameserver":
+			if a, err := netip.ParseAddr(f[1]); err == nil {
+				dns = appendNew(dns, a)
+			}
+		case f[0] == "search":
+			search = f[1:]
+		}
+	}
+	return dns, search
+}
+
+// Errors of names.
+const (
+	errNoServers netError = "no name server is known: set nameserver=, or write the address"
+	errNoHost    netError = "no such host"
+)
+
+// Resolve finds the addresses of a host, those with a route first. It asks
+// again until ctx is over, unless a server says that there is none.
+func (n *Network) Resolve(ctx context.Context, host string) ([]netip.Addr, error) {
+	if a, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil {
+		return []netip.Addr{a.Unmap()}, nil
+	}
+	start := time.Now()
+	n.mu.Lock()
+	before := n.queries
+	n.mu.Unlock()
+	for try := 0; ; try++ {
+		list, err := n.resolveOnce(ctx, host, try)
+		if err == nil {
+			slices.SortStableFunc(list, func(a, b netip.Addr) int {
+				_, x := usable(a)
+				_, y := usable(b)
+				switch {
+				case x == y:
+					return 0
+				case x:
+					return -1
+				}
+				return 1
+			})
+			return list, nil
+		}
+		dns, _ := n.servers()
+		if errors.Is(err, errNoHost) && len(dns) > 0 {
+			return nil, fmt.Errorf("%s: %w: so says name server %s", host, errNoHost, dns[0])
+		}
+		if !sleep(ctx, 250*time.Millisecond) {
+			if len(dns) == 0 {
+				return nil, fmt.Errorf("%s: %w", host, errNoServers)
+			}
+			n.mu.Lock()
+			asked := n.queries - before
+			n.mu.Unlock()
+			return nil, fmt.Errorf("%s: no answer of name server %s in %s (%d queries sent)", host, joined(dns), took(start), asked)
+		}
+	}
+}
+
+func joined(list []netip.Addr) string {
+	texts := make([]string, len(list))
+	for i, a := range list {
+		texts[i] = a.String()
+	}
+	return strings.Join(texts, ", ")
+}
+
+// resolveOnce asks for both families side by side, so that the loss of one
+// answer does not cost the other.
+func (n *Network) resolveOnce(ctx context.Context, host string, try int) ([]netip.Addr, error) {
+	const within = 2 * time.Second
+	const grace = 200 * time.Millisecond // for the other family
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	type answer struct {
+		list []netip.Addr
+		err  error
+	}
+	families := []string{"ip4", "ip6"}
+	answers := make(chan answer, len(families))
+	for _, f := range families {
+		go func() {
+			list, err := n.lookupFamily(ctx, f, host, try)
+			answers <- answer{list, err}
+		}()
+	}
+	var all []netip.Addr
+	var errs []error
+	for range families {
+		a := <-answers
+		for _, addr := range a.list {
+			all = appendNew(all, addr.Unmap())
+		}
+		if a.err != nil {
+			errs = append(errs, a.err)
+		} else {
+			time.AfterFunc(grace, cancel)
+		}
+	}
+	switch notFound := func(err error) bool {
+		var d *net.DNSError
+		return errors.As(err, &d) && d.IsNotFound
+	}; {
+	case len(all) > 0:
+		return all, nil
+	case slices.ContainsFunc(errs, func(err error) bool { return !notFound(err) }):
+		return nil, errors.Join(errs...)
+	}
+	return nil, errNoHost
+}
+
+// lookupFamily tries the search domains for names without a dot. Each try
+// begins with another server.
+func (n *Network) lookupFamily(ctx context.Context, family, host string, try int) (list []netip.Addr, err error) {
+	dns, search := n.servers()
+	names := []string{strings.TrimSuffix(host, ".") + "."}
+	if !strings.Contains(host, ".") {
+		for _, s := range slices.Backward(search) {
+			names = slices.Insert(names, 0, host+"."+s+".")
+		}
+	}
+	r := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+		// The library's own view of resolv.conf is up to 5 s old.
+		if len(dns) == 0 {
+			return nil, errNoServers
+		}
+		n.mu.Lock()
+		n.queries++
+		n.mu.Unlock()
+		return (&net.Dialer{}).DialContext(ctx, network, netip.AddrPortFrom(dns[try%len(dns)], 53).String())
+	}}
+	for _, name := range names {
+		if list, err = r.LookupNetIP(ctx, family, name); err == nil || ctx.Err() != nil {
+			break
+		}
+	}
+	return list, err
+}
+
+// lookup is the search for a target's addresses while the network comes up.
+type lookup struct {
+	n    *Network
+	host string
+
+	mu    sync.Mutex
+	list  []netip.Addr
+	err   error
+	tries int
+}
+
+// start finds them at once, or goes on in the background.
+func (t *lookup) start(ctx context.Context) {
+	if a, err := netip.ParseAddr(strings.Trim(t.host, "[]")); err == nil {
+		t.list = []netip.Addr{a.Unmap()}
+		return
+	}
+	t.n.wg.Go(func() {
+		const within = 10 * time.Second // one answer for the log
+		for ctx.Err() == nil {
+			t.n.events.wait(ctx, func() bool {
+				dns, _ := t.n.servers()
+				return len(dns) > 0 && slices.ContainsFunc(dns, func(a netip.Addr) bool { _, ok := usable(a); return ok })
+			})
+			rctx, cancel := context.WithTimeout(ctx, within)
+			list, err := t.n.Resolve(rctx, t.host)
+			cancel()
+			if ctx.Err() != nil {
+				return
+			}
+			t.mu.Lock()
+			t.list, t.err = list, err
+			t.tries++
+			t.mu.Unlock()
+			t.n.events.fire()
+			if err == nil {
+				t.n.log("network: %s is %s", t.host, joined(list))
+				return
+			}
+			t.n.log("network: %v", err)
+			sleep(ctx, time.Second)
+		}
+	})
+}
+
+func (t *lookup) found() []netip.Addr {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.list
+}
+
+// settled tells that to look again is of no use when no interface is to come.
+func (t *lookup) settled() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.list) > 0 || t.tries >= 3
+}
+
+// failure is why the name is not known, nil if that is not it.
+func (t *lookup) failure() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.list) > 0 || t.host == "" {
+		return nil
+	}
+	if t.err != nil {
+		return t.err
+	}
+	if dns, _ := t.n.servers(); len(dns) == 0 {
+		return fmt.Errorf("%s: %w", t.host, errNoServers)
+	} else if r, ok := usable(dns[0]); !ok {
+		return fmt.Errorf("%s: no route to name server %s", t.host, dns[0])
+	} else {
+		return fmt.Errorf("%s: no answer of name server %s yet, %s", t.host, dns[0], r)
+	}
+}
+
+// Dial is a net.Dialer's for targets: it resolves names by what this network
+// knows, and tries all addresses.
+func (n *Network) Dial(ctx context.Context, network, address string) (net.Conn, error) {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, err
+	}
+	list, err := n.Resolve(ctx, host)
+	if err != nil {
+		return nil, err
+	}
+	var errs []error
+	for i, a := range list {
+		dctx, cancel := ctx, context.CancelFunc(func() {})
+		if until, ok := ctx.Deadline(); ok { // a fair part for each
+			dctx, cancel = context.WithTimeout(ctx, time.Until(until)/time.Duration(len(list)-i))
+		}
+		c, err := (&net.Dialer{KeepAlive: -1}).DialContext(dctx, network, net.JoinHostPort(a.String(), port))
+		cancel()
+		if err == nil {
+			return c, nil
+		}
+		errs = append(errs, err)
+		if errors.Is(err, unix.ECONNREFUSED) {
+			break
+		}
+	}
+	return nil, errors.Join(errs...)
+}

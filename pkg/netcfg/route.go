@@ -1,0 +1,239 @@
+package netcfg
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/ukdump/ukdump/internal/networds"
+)
+
+// metric of our default routes is this and the index of the interface: two
+// interfaces never fight for the same route, and all go before those of router
+// advertisements, which have 1024.
+const metric = 100
+
+// lookupRoute asks the kernel.
+func lookupRoute(a netip.Addr) (route, error) {
+	list, err := netlink.RouteGetWithOptions(a.AsSlice(), &netlink.RouteGetOptions{})
+	if err != nil {
+		return route{}, err
+	}
+	if len(list) == 0 {
+		return route{}, unix.ENETUNREACH
+	}
+	k := list[0]
+	r := route{index: k.LinkIndex, gateway: toAddr(k.Gw), src: toAddr(k.Src), local: k.Type == unix.RTN_LOCAL}
+	if l, ok := byIndex(r.index); ok {
+		r.dev = l.name
+	} else if r.local {
+		r.dev = "lo"
+	}
+	match, err := netlink.RouteGetWithOptions(a.AsSlice(), &netlink.RouteGetOptions{FIBMatch: true})
+	if err == nil && len(match) > 0 {
+		bits := 0
+		if match[0].Dst != nil {
+			bits, _ = match[0].Dst.Mask.Size()
+		}
+		r.byDefault = bits == 0
+	}
+	return r, nil
+}
+
+// usable tells whether packets to a can be sent, and answers come back: from an
+// address of ours that others know.
+func usable(a netip.Addr) (route, bool) {
+	r, err := lookupRoute(a)
+	if err != nil || !r.src.IsValid() {
+		return r, false
+	}
+	if r.local {
+		return r, true
+	}
+	if r.src.Is6() && r.src.IsLinkLocalUnicast() != a.IsLinkLocalUnicast() {
+		return r, false
+	}
+	for _, have := range addresses(r.index, family(a)) {
+		if toAddr(have.IP) == r.src {
+			return r, !tentative(have)
+		}
+	}
+	return r, true // an address of another interface
+}
+
+func tentative(a netlink.Addr) bool {
+	return a.Flags&(unix.IFA_F_TENTATIVE|unix.IFA_F_DADFAILED) != 0 && a.Flags&unix.IFA_F_OPTIMISTIC == 0
+}
+
+// addAddress gives an interface an address that stays: the kernel is told of no
+// lifetime, for a dump that comes through is worth more than a lease that ran
+// out under it. Duplicates of IPv6 addresses are not looked for, as the one who
+// had the address has just crashed.
+func addAddress(index int, p netip.Prefix, peer netip.Addr) error {
+	a := &netlink.Addr{IPNet: ipNet(p), LinkIndex: index}
+	l := &netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: index}}
+	if p.Addr().Is6() {
+		a.Flags = unix.IFA_F_NODAD
+	}
+	if peer.IsValid() {
+		a.Peer = ipNet(netip.PrefixFrom(peer, p.Bits()))
+	} else if p.Addr().Is4() && p.Bits() < 31 {
+		a.Broadcast = broadcast(p)
+	}
+	if err := netlink.AddrReplace(l, a); err != nil {
+		return fmt.Errorf("address %s: %w", p, err)
+	}
+	return nil
+}
+
+func broadcast(p netip.Prefix) []byte {
+	b := p.Addr().As4()
+	for i := p.Bits(); i < 32; i++ {
+		b[i/8] |= 0x80 >> (i % 8)
+	}
+	return b[:]
+}
+
+// addRoute adds a route, or changes the one of the same network and metric. A
+// gateway outside of all networks of the interface is taken to be on its link.
+func addRoute(index int, dst netip.Prefix, gateway, src netip.Addr) error {
+	r := &netlink.Route{LinkIndex: index, Dst: ipNet(dst), Priority: metric + index, Protocol: unix.RTPROT_BOOT, Family: family(dst.Addr())}
+	if src.IsValid() {
+		r.Src = src.AsSlice()
+	}
+	if gateway.IsValid() && !gateway.IsUnspecified() {
+		r.Gw = gateway.AsSlice()
+		if !onLink(index, gateway) {
+			r.Flags = int(netlink.FLAG_ONLINK)
+		}
+	} else if dst.Addr().Is4() {
+		r.Scope = netlink.SCOPE_LINK
+	}
+	if err := netlink.RouteReplace(r); err != nil {
+		return fmt.Errorf("route to %s: %w", dst, err)
+	}
+	return nil
+}
+
+// onLink tells whether an address is in a network of the interface, or in one
+// that a route without a gateway leads to.
+func onLink(index int, a netip.Addr) bool {
+	if a.IsLinkLocalUnicast() && a.Is6() {
+		return true
+	}
+	routes, err := again(func() ([]netlink.Route, error) {
+		return netlink.RouteListFiltered(family(a), &netlink.Route{LinkIndex: index}, netlink.RT_FILTER_OIF)
+	})
+	return err == nil && slices.ContainsFunc(routes, func(r netlink.Route) bool {
+		return r.Gw == nil && r.Dst != nil && r.Dst.Contains(a.AsSlice())
+	})
+}
+
+func defaultNet(a netip.Addr) netip.Prefix {
+	if a.Is4() {
+		return netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+	}
+	return netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+}
+
+// addStatic gives the job's interface what stands in its ip= words.
+func (j *job) addStatic(index int) error {
+	for _, s := range j.static {
+		if err := addAddress(index, s.Address, s.Peer); err != nil {
+			return err
+		}
+	}
+	for _, s := range j.static {
+		if !s.Gateway.IsValid() {
+			continue
+		}
+		if err := addRoute(index, defaultNet(s.Gateway), s.Gateway, netip.Addr{}); err != nil {
+			return fmt.Errorf("gateway %s: %w", s.Gateway, err)
+		}
+	}
+	return nil
+}
+
+// addRoutes adds those routes of rd.route= that have become possible: called
+// after each new address.
+func (n *Network) addRoutes() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, r := range n.plan.routes {
+		how := n.addPlanned(r)
+		if old, tried := n.routed[r]; how == "" && (!tried || old != "") {
+			n.log("network: route to %s added", r.Net)
+		}
+		n.routed[r] = how
+	}
+}
+
+// addPlanned returns what keeps a route from being added.
+func (n *Network) addPlanned(r networds.Route) string {
+	var index int
+	if r.Interface != "" {
+		l, ok := find(r.Interface)
+		if !ok {
+			return "no interface " + r.Interface
+		}
+		index = l.index
+	} else {
+		via, err := lookupRoute(r.Gateway)
+		if err != nil || via.local || via.gateway.IsValid() {
+			return "no interface leads to gateway " + r.Gateway.String()
+		}
+		index = via.index
+	}
+	if err := addRoute(index, r.Net, r.Gateway, netip.Addr{}); err != nil {
+		return err.Error()
+	}
+	return ""
+}
+
+// demote puts the default route over an interface behind that of another one,
+// after nobody answered there. It returns false when there is no other.
+func demote(a netip.Addr, index int) bool {
+	const behind = 10000
+	all, err := again(func() ([]netlink.Route, error) {
+		return netlink.RouteListFiltered(family(a), &netlink.Route{}, netlink.RT_FILTER_TABLE)
+	})
+	if err != nil {
+		return false
+	}
+	isDefault := func(r netlink.Route) bool {
+		if r.Dst == nil {
+			return true
+		}
+		bits, _ := r.Dst.Mask.Size()
+		return bits == 0
+	}
+	var mine, others []netlink.Route
+	for _, r := range all {
+		switch {
+		case !isDefault(r) || r.Gw == nil:
+		case r.LinkIndex == index:
+			mine = append(mine, r)
+		default:
+			others = append(others, r)
+		}
+	}
+	if len(mine) == 0 || len(others) == 0 {
+		return false
+	}
+	last := slices.MaxFunc(others, func(a, b netlink.Route) int { return a.Priority - b.Priority }).Priority
+	for _, r := range mine {
+		old := r
+		r.Priority = max(last+1, behind)
+		if netlink.RouteAdd(&r) == nil {
+			netlink.RouteDel(&old)
+		}
+	}
+	return true
+}
+
+// took is how long ago something began, as it is told.
+func took(start time.Time) string { return seconds(time.Since(start)) }
