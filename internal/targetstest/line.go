@@ -29,8 +29,8 @@ type Line struct {
 // pair is one relayed connection.
 type pair struct{ client, server net.Conn }
 
-// A line holds about as much in each direction.
-const lineBuffer = 16 << 20
+// A line holds so many reads of at most 64 KiB in each direction.
+const lineParcels = 1024
 
 // NewLine is a line that does nothing yet; it ends with the test.
 func NewLine(t testing.TB) *Line {
@@ -113,9 +113,9 @@ type parcel struct {
 }
 
 func (l *Line) carry(to, from net.Conn, upload bool) {
-	const size = 128 << 10
-	way := make(chan parcel, lineBuffer/size)
-	free := make(chan []byte, 2*lineBuffer/size)
+	const size = 64 << 10
+	way := make(chan parcel, lineParcels)
+	free := make(chan []byte, 2*lineParcels)
 	go func() {
 		defer close(way)
 		for {

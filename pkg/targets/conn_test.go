@@ -1,8 +1,10 @@
 package targets
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"io"
 	"net"
 	"os"
 	"strings"
@@ -133,5 +135,62 @@ func TestConnectErrors(t *testing.T) {
 		if !errors.As(newError("open", "", "x://h", err), &e) || e.Temporary != c.temporary {
 			t.Errorf("%v: temporary %v", err, e.Temporary)
 		}
+	}
+}
+
+// What is written comes out as it was, whatever the sizes; a peer that goes
+// away is an error of a later Write, and Close ends a Write that waits.
+func TestBatched(t *testing.T) {
+	c, peer := connectedPair(t, 5*time.Second)
+	b := newBatched(c)
+	var want []byte
+	go func() {
+		for _, n := range []int{1, 0, 4096, 28000, batchSize - 1, batchSize, batchSize + 1, 3*batchSize + 7, 5} {
+			p := make([]byte, n)
+			for i := range p {
+				p[i] = byte(i ^ n)
+			}
+			if m, err := b.Write(p); m != n || err != nil {
+				t.Errorf("%d of %d, %v", m, n, err)
+			}
+			clear(p)
+		}
+	}()
+	for _, n := range []int{1, 0, 4096, 28000, batchSize - 1, batchSize, batchSize + 1, 3*batchSize + 7, 5} {
+		for i := range n {
+			want = append(want, byte(i^n))
+		}
+	}
+	got := make([]byte, len(want))
+	if _, err := io.ReadFull(peer, got); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("not what was written: %v", err)
+	}
+	waiting := make(chan error)
+	go func() {
+		for {
+			if _, err := b.Write(make([]byte, batchSize)); err != nil {
+				waiting <- err
+				return
+			}
+		}
+	}()
+	time.Sleep(100 * time.Millisecond)
+	b.Close()
+	if err := <-waiting; !errors.Is(err, net.ErrClosed) {
+		t.Errorf("Write that waits: %v", err)
+	}
+
+	c, peer = connectedPair(t, 5*time.Second)
+	b = newBatched(c)
+	peer.SetLinger(0)
+	peer.Close()
+	var err error
+	for range 1000 {
+		if _, err = b.Write(make([]byte, batchSize)); err != nil {
+			break
+		}
+	}
+	if err == nil || !isBroken(err) {
+		t.Errorf("after the peer has gone: %v", err)
 	}
 }

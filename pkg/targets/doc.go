@@ -7,6 +7,7 @@
 //
 //	disk:///crash?dev=LABEL=CRASH&fstype=ext4&opts=noatime
 //	file:///var/crash
+//	sftp://kdump@server/crash?key=/etc/kdump/key&known_hosts=/etc/kdump/known_hosts
 //
 // # A file is either whole or visibly not
 //

@@ -292,7 +292,7 @@ func TestSFTPBufferIsBounded(t *testing.T) {
 		line := targetstest.NewLine(t)
 		if far {
 			line.Delay(20 * time.Millisecond)
-			most = 18 * 261120
+			most = 26 * 261120
 		}
 		s := newSSHD(t)
 		tg := s.open(t, s.url("crash"), targets.Options{Log: t.Logf, Dial: line.Dial, Stall: 3 * time.Second, Reconnect: time.Millisecond})

@@ -21,7 +21,8 @@ const spareChunks = 2
 // sftpFile copies what it is given into chunks, each the size of one packet,
 // and has several of them under way. A chunk belongs to the file until the
 // server has acknowledged it: so it can be sent again when the connection was
-// lost. The chunks are all the memory there is: 10 of 255 KiB, or 66 of 32 KiB.
+// lost. The chunks are all the memory there is: 10 of 255 KiB, 26 where the
+// server is far away, or 66 and 194 of 32 KiB.
 type sftpFile struct {
 	t    *sftpTarget
 	name string // final, relative to the target
@@ -48,8 +49,7 @@ type sftpFile struct {
 
 	opening sync.Mutex
 	session *sftpSession // on which the file is open,
-	handle  *sftp.File   // there,
-	second  *sftp.File   // and on its second channel; nil where it has none
+	handles []*sftp.File // on each of its lanes; nil: not yet
 
 	reading     sync.Mutex
 	readNext    int64  // where one that reads in order goes on
@@ -117,7 +117,7 @@ func (f *sftpFile) create(s *sftpSession) error {
 		return err
 	}
 	f.packet, f.limit = s.packet, s.inFlight+spareChunks
-	f.session, f.handle, f.second = s, h, nil
+	f.session, f.handles = s, []*sftp.File{h}
 	return nil
 }
 
@@ -201,8 +201,8 @@ func (f *sftpFile) push() {
 	f.queue = append(f.queue, f.filling)
 	f.filling = nil
 	if f.workers < f.limit-spareChunks && f.workers < len(f.queue)+len(f.flying) {
-		f.workers++
 		go f.work(f.workers)
+		f.workers++
 	}
 	f.changed.Broadcast()
 }
@@ -268,20 +268,18 @@ func (f *sftpFile) opened(s *sftpSession, worker int) (*sftp.File, error) {
 			return nil, err
 		}
 	}
-	if worker%2 != 0 {
-		return f.handle, nil
+	n, c := s.lane(worker)
+	for len(f.handles) <= n {
+		f.handles = append(f.handles, nil)
 	}
-	if c := s.second.Load(); f.second == nil && c != nil {
+	if f.handles[n] == nil {
 		h, err := c.OpenFile(f.incomplete(), os.O_RDWR)
 		if err != nil {
 			return nil, err
 		}
-		f.second = h
+		f.handles[n] = h
 	}
-	if f.second == nil {
-		return f.handle, nil
-	}
-	return f.second, nil
+	return f.handles[n], nil
 }
 
 func (f *sftpFile) reopen(s *sftpSession) error {
@@ -307,18 +305,20 @@ func (f *sftpFile) reopen(s *sftpSession) error {
 		}
 	}
 	f.t.opts.logf("%s: %s goes on at byte %d", f.t.login.addr, f.name, f.prefix())
-	f.session, f.handle, f.second = s, h, nil
+	f.session, f.handles = s, []*sftp.File{h}
 	return nil
 }
 
 // release closes the file where it is open. It needs opening.
 func (f *sftpFile) release() error {
-	h, second := f.handle, f.second
-	f.session, f.handle, f.second = nil, nil, nil
-	if second == nil {
-		return h.Close()
+	var closes []func() error
+	for _, h := range f.handles {
+		if h != nil {
+			closes = append(closes, h.Close)
+		}
 	}
-	return atOnce(h.Close, second.Close)
+	f.session, f.handles = nil, nil
+	return atOnce(closes...)
 }
 
 // atOnce waits one round trip for several answers. It returns the first error.
@@ -431,7 +431,7 @@ func (f *sftpFile) loadAhead(off, size int64) error {
 // fetch asks the server for all of p.
 func (f *sftpFile) fetch(p []byte, off int64) (n int, err error) {
 	err = f.t.on(f.t.closed, func(s *sftpSession) error {
-		h, err := f.opened(s, 1)
+		h, err := f.opened(s, 0)
 		if err != nil {
 			return err
 		}
@@ -474,7 +474,7 @@ func (f *sftpFile) Commit() error {
 // settle makes the bytes durable, as far as the server can, and makes sure that
 // all of them are in the file of that name.
 func (f *sftpFile) settle(s *sftpSession) error {
-	h, err := f.opened(s, 1)
+	h, err := f.opened(s, 0)
 	if err != nil {
 		return err
 	}

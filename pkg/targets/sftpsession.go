@@ -41,7 +41,6 @@ const errLost constError = "the connection was lost"
 // end. All calls that wait for an answer return then.
 type sftpSession struct {
 	*sftp.Client
-	second   atomic.Pointer[sftp.Client] // for every other write; nil: not yet, or never
 	conn     ssh.Conn
 	stall    time.Duration
 	packet   int          // most bytes of a write
@@ -49,6 +48,7 @@ type sftpSession struct {
 	moved    atomic.Int64 // when anything did, either way, in ns since 1970
 
 	mu    sync.Mutex
+	lanes []*sftp.Client         // for writes, Client being the first of them
 	calls map[*sftpCall]struct{} // that wait for an answer
 	idle  sync.Cond              // calls is empty
 	cause error                  // why it ended
@@ -64,7 +64,13 @@ type sftpCall struct {
 func newSFTPSession(ctx context.Context, spec Spec, l *sshLogin, opts Options) (*sftpSession, error) {
 	ctx, cancel := context.WithTimeout(ctx, max(opts.stall(), connectPatience))
 	defer cancel()
-	conn, chans, reqs, err := l.connect(ctx, func(ctx context.Context) (net.Conn, error) { return opts.dial(ctx, spec, sshPort) })
+	conn, chans, reqs, err := l.connect(ctx, func(ctx context.Context) (net.Conn, error) {
+		c, err := opts.dial(ctx, spec, sshPort)
+		if err != nil {
+			return nil, err
+		}
+		return newBatched(c), nil
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -92,31 +98,52 @@ func newSFTPSession(ctx context.Context, spec Spec, l *sshLogin, opts Options) (
 	return s, nil
 }
 
-// farAway is the round trip from which on the window of one channel holds the
-// transfer up: OpenSSH opens 2 MiB of it, which is 400 MB/s at 5 ms.
-const farAway = 5 * time.Millisecond
+const (
+	// farAway is the round trip from which on the window of one channel holds
+	// the transfer up: OpenSSH opens 2 MiB of it, which is 400 MB/s at 5 ms.
+	farAway = 5 * time.Millisecond
 
-// start asks for SFTP, and for a second channel with a window of its own where
-// the server is far away. One that gives no second is left in peace.
+	// farLanes is how many channels, each with a window of its own, such a
+	// server gets: at 20 ms three are twice as fast as OpenSSH's own clients,
+	// which have one.
+	farLanes = 3
+)
+
+// start asks for SFTP, and for more channels where the server is far away.
+// One that gives no more is left in peace.
 func (s *sftpSession) start(l *sshLogin) error {
 	first, err := s.channel(l)
 	if err != nil {
 		return err
 	}
 	s.Client = first.Client
+	s.lanes = []*sftp.Client{first.Client}
 	s.packet, s.inFlight = packet, packetsInFlight
 	if first.limit >= largePacket {
 		s.packet, s.inFlight = largePacket, largePacketsInFlight
 	}
-	if first.roundTrip > farAway {
-		s.inFlight *= 2
+	if first.roundTrip < farAway {
+		return nil
+	}
+	s.inFlight *= farLanes
+	for range farLanes - 1 {
 		s.later(func() {
-			if second, err := s.channel(l); err == nil {
-				s.second.Store(second.Client)
+			if c, err := s.channel(l); err == nil {
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				s.lanes = append(s.lanes, c.Client)
 			}
 		})
 	}
 	return nil
+}
+
+// lane is the channel on which a worker writes; there may be more later on.
+func (s *sftpSession) lane(worker int) (n int, c *sftp.Client) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n = worker % len(s.lanes)
+	return n, s.lanes[n]
 }
 
 // sftpChannel is one SFTP server process on the other side.
