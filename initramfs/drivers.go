@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/ukdump/ukdump/internal/modules"
+	"github.com/ukdump/ukdump/pkg/netcfg"
 	"github.com/ukdump/ukdump/pkg/targets"
 )
 
@@ -37,12 +38,11 @@ func buses() []group {
 
 // cards are the drivers of the network, of which a capture loads those whose
 // devices it finds.
-func cards() group {
-	return group{reason: "network", fstype: modules.NetList, names: []string{
+func cards(plan netcfg.Plan) group {
+	return group{reason: "network", fstype: modules.NetList, names: append(plan.Modules(),
 		"af_packet", "ipv6", "virtio_net", "e1000", "e1000e", "igb", "igbvf", "igc", "ixgbe", "ixgbevf", "i40e", "iavf", "ice",
 		"tg3", "bnx2", "bnxt_en", "r8169", "8139cp", "8139too", "atlantic", "mlx4_en", "mlx5_core", "ena", "gve", "vmxnet3",
-		"xen_netfront", "dwmac_generic", "macb", "fec", "mvneta", "mvpp2", "r8152", "ax88179_178a", "cdc_ether", "smsc95xx", "lan78xx",
-	}}
+		"xen_netfront", "dwmac_generic", "macb", "fec", "mvneta", "mvpp2", "r8152", "ax88179_178a", "cdc_ether", "smsc95xx", "lan78xx")}
 }
 
 // filesystem is what mounting a file system takes.
@@ -60,7 +60,7 @@ func filesystem(fstype string) group {
 }
 
 // drivers is the table: what targets need, in load order.
-func drivers(specs []targets.Spec) []group {
+func drivers(specs []targets.Spec, network netcfg.Plan) []group {
 	all := buses()
 	types, guessed := fstypes(specs)
 	for _, fstype := range types {
@@ -71,7 +71,7 @@ func drivers(specs []targets.Spec) []group {
 		all = append(all, g)
 	}
 	if slices.ContainsFunc(specs, targets.Spec.Network) {
-		all = append(all, cards())
+		all = append(all, cards(network))
 	}
 	return append(all, mounts(specs)...)
 }
@@ -126,8 +126,8 @@ func fstypes(specs []targets.Spec) (types, guessed []string) {
 
 // chosen are the groups once the flags -modules-only and -add-modules have had
 // their say. Whoever names a module wants it.
-func chosen(specs []targets.Spec, only, add string) []group {
-	groups := drivers(specs)
+func chosen(specs []targets.Spec, network netcfg.Plan, only, add string) []group {
+	groups := drivers(specs, network)
 	if only != "" {
 		groups = nil
 		if names := words(only); !slices.Equal(names, []string{"none"}) {

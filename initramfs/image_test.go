@@ -1,6 +1,8 @@
 package main
 
 import (
+	"github.com/ukdump/ukdump/pkg/netcfg"
+
 	"bytes"
 	"errors"
 	"io/fs"
@@ -282,7 +284,7 @@ func TestReport(t *testing.T) {
 	dir := fakeTree(t)
 	c := parts(t, "target = disk:///c?dev=LABEL=C\n", "savecore", "kdumpctl", shellName)
 	var err error
-	if c.modules, err = collect(dir, "amd64", chosen(c.settings.targets, "", "")); err != nil {
+	if c.modules, err = collect(dir, "amd64", chosen(c.settings.targets, netcfg.Plan{}, "", "")); err != nil {
 		t.Fatal(err)
 	}
 	a, err := c.assemble()

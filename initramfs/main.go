@@ -103,7 +103,7 @@ func (o options) make(ctx context.Context, stdout io.Writer) error {
 		return err
 	}
 	c := contentsOf{init: o.init, settings: s, files: o.files}
-	groups := chosen(s.targets, o.modulesOnly, o.addModules)
+	groups := chosen(s.targets, s.network, o.modulesOnly, o.addModules)
 	switch {
 	case o.modules != "":
 		if c.modules, err = collect(o.modules, o.arch, groups); err != nil {

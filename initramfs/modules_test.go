@@ -14,6 +14,7 @@ import (
 
 	"github.com/ukdump/ukdump/internal/modules"
 	"github.com/ukdump/ukdump/internal/modules/resolve"
+	"github.com/ukdump/ukdump/pkg/netcfg"
 	"github.com/ukdump/ukdump/pkg/targets"
 )
 
@@ -117,7 +118,7 @@ func TestModulesOfATarget(t *testing.T) {
 		{"none", "disk:///c?dev=LABEL=C&fstype=xfs", "none", "", ""},
 		{"more", "file:///c", "none", "xfs", "crc32c_generic xfs"},
 	} {
-		set, err := collect(dir, "amd64", chosen(specs(t, c.url), c.only, c.add))
+		set, err := collect(dir, "amd64", chosen(specs(t, c.url), netcfg.Plan{}, c.only, c.add))
 		if err != nil {
 			t.Errorf("%s: %v", c.name, err)
 			continue
@@ -132,7 +133,7 @@ func TestModulesOfATarget(t *testing.T) {
 }
 
 func TestModuleList(t *testing.T) {
-	set, err := collect(fakeTree(t), "amd64", chosen(specs(t, "disk:///c?dev=LABEL=C&fstype=ext4"), "", ""))
+	set, err := collect(fakeTree(t), "amd64", chosen(specs(t, "disk:///c?dev=LABEL=C&fstype=ext4"), netcfg.Plan{}, "", ""))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -164,7 +165,7 @@ func TestModuleList(t *testing.T) {
 func TestFilesystemListsAreWhole(t *testing.T) {
 	dir := fakeTree(t)
 	writeFile(t, filepath.Join(dir, "kernel/fs/btrfs/btrfs.ko"), kernelModule(elf.EM_X86_64, "vermagic="+fakeRelease, "depends=fat"))
-	set, err := collect(dir, "amd64", chosen(specs(t, "disk:///c?dev=LABEL=C"), "", ""))
+	set, err := collect(dir, "amd64", chosen(specs(t, "disk:///c?dev=LABEL=C"), netcfg.Plan{}, "", ""))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -195,7 +196,7 @@ func TestModulesOfServers(t *testing.T) {
 	} {
 		writeFile(t, filepath.Join(dir, "kernel", name), kernelModule(elf.EM_X86_64, append(info, "vermagic="+fakeRelease)...))
 	}
-	set, err := collect(dir, "amd64", chosen(specs(t, "nfs://h/x?vers=3", "nfs://h/x?vers=4.1", "cifs://u@h/s?password-file=/p", "raw:///dev/sda1"), "", ""))
+	set, err := collect(dir, "amd64", chosen(specs(t, "nfs://h/x?vers=3", "nfs://h/x?vers=4.1", "cifs://u@h/s?password-file=/p", "raw:///dev/sda1"), netcfg.Plan{}, "", ""))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -211,7 +212,7 @@ func TestModulesOfServers(t *testing.T) {
 			t.Errorf("%s: %q, want %q", fstype, got, want)
 		}
 	}
-	if _, err := collect(fakeTree(t), "amd64", chosen(specs(t, "nfs://h/x"), "", "")); err == nil || !strings.Contains(err.Error(), "nfs: module nfs") {
+	if _, err := collect(fakeTree(t), "amd64", chosen(specs(t, "nfs://h/x"), netcfg.Plan{}, "", "")); err == nil || !strings.Contains(err.Error(), "nfs: module nfs") {
 		t.Errorf("a kernel without nfs: %v", err)
 	}
 }
@@ -230,7 +231,7 @@ func TestModuleErrors(t *testing.T) {
 		{"release", other, "disk:///c?dev=LABEL=C&fstype=vfat", "", "", `kernel/fs/fat/fat.ko: made for kernel "8.8.8"`},
 		{"folder", filepath.Join(dir, "nosuch"), "file:///c", "", "", "nosuch"},
 	} {
-		_, err := collect(c.dir, "amd64", chosen(specs(t, c.url), c.only, c.add))
+		_, err := collect(c.dir, "amd64", chosen(specs(t, c.url), netcfg.Plan{}, c.only, c.add))
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: error %v, want %q", c.name, err, c.want)
 		}
@@ -244,18 +245,18 @@ func TestFolderWithoutBuiltin(t *testing.T) {
 		t.Fatal(err)
 	}
 	ext4 := specs(t, "disk:///c?dev=LABEL=C&fstype=ext4")
-	_, err := collect(dir, "amd64", chosen(ext4, "", ""))
+	_, err := collect(dir, "amd64", chosen(ext4, netcfg.Plan{}, "", ""))
 	if err == nil || !strings.Contains(err.Error(), "it lacks modules.builtin") {
 		t.Errorf("error %v", err)
 	}
-	set, err := collect(dir, "amd64", chosen(ext4, "virtio_blk", ""))
+	set, err := collect(dir, "amd64", chosen(ext4, netcfg.Plan{}, "virtio_blk", ""))
 	if err != nil || len(set.notes) != 1 {
 		t.Errorf("%v, %v", err, set)
 	}
 }
 
 func TestFirmwareIsMentioned(t *testing.T) {
-	set, err := collect(fakeTree(t), "amd64", chosen(nil, "xfs", ""))
+	set, err := collect(fakeTree(t), "amd64", chosen(nil, netcfg.Plan{}, "xfs", ""))
 	if err != nil || len(set.notes) != 1 || !strings.Contains(set.notes[0], "xfs.bin") {
 		t.Errorf("%v, notes %q", err, set.notes)
 	}
@@ -285,7 +286,7 @@ func TestRealKernels(t *testing.T) {
 		t.Skip("UKDUMP_MODULES names no /lib/modules/RELEASE folders of real kernels (x86)")
 	}
 	for _, dir := range dirs {
-		set, err := collect(dir, "amd64", drivers(nil))
+		set, err := collect(dir, "amd64", drivers(nil, netcfg.Plan{}))
 		if err != nil {
 			t.Errorf("%s: %v", dir, err)
 			continue

@@ -8,6 +8,7 @@ import (
 
 	"github.com/ukdump/ukdump/initramfs/cpio"
 	"github.com/ukdump/ukdump/pkg/config"
+	"github.com/ukdump/ukdump/pkg/netcfg"
 	"github.com/ukdump/ukdump/pkg/targets"
 )
 
@@ -17,6 +18,7 @@ type settings struct {
 	text    []byte // as it is baked in: line numbers stay what the user knows
 	config  config.Config
 	targets []targets.Spec
+	network netcfg.Plan
 }
 
 // problems is a configuration that must not go into an image.
@@ -57,6 +59,11 @@ func readSettings(name string) (*settings, error) {
 		}
 		s.targets = append(s.targets, spec)
 	}
+	plan, errs := netcfg.Parse(cfg.Network)
+	for _, err := range errs {
+		wrong = append(wrong, fmt.Errorf("%s: %w", name, err))
+	}
+	s.network = plan
 	if len(wrong) > 0 {
 		return nil, wrong
 	}

@@ -11,6 +11,8 @@ require (
 
 require (
 	github.com/anchore/go-lzo v0.1.1 // indirect
+	github.com/kr/fs v0.1.0 // indirect
+	github.com/pkg/sftp v1.13.12 // indirect
 )
 
 replace github.com/ukdump/ukdump => ../

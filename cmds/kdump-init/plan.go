@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ukdump/ukdump/internal/cmdline"
 	"github.com/ukdump/ukdump/pkg/config"
 	"github.com/ukdump/ukdump/pkg/targets"
 )
@@ -59,7 +60,11 @@ func plan(cfg config.Config, elfcorehdr string) []attempt {
 		argv := append(common[:len(common):len(common)],
 			"-level", strconv.Itoa(cfg.Level), "-compress", compress, "-format", cfg.Format,
 			"-reserve", config.FormatSize(cfg.Reserve), "-keep", strconv.Itoa(cfg.Keep), "-workers", strconv.Itoa(cfg.Workers),
-			"-checksum="+strconv.FormatBool(cfg.Checksum), "-target-timeout", targetTimeout(cfg, target).String(), "-mount", mountDir, target)
+			"-checksum="+strconv.FormatBool(cfg.Checksum), "-target-timeout", targetTimeout(cfg, target).String(), "-mount", mountDir)
+		if words := networkWords(cfg, target); words != "" {
+			argv = append(argv, "-network", words)
+		}
+		argv = append(argv, target)
 		list = append(list, attempt{argv: argv, timeout: cfg.AttemptTimeout})
 	}
 	return append(list, attempt{argv: append(common[:len(common):len(common)], "-"), timeout: consoleTimeout})
@@ -68,6 +73,18 @@ func plan(cfg config.Config, elfcorehdr string) []attempt {
 // consoleTimeout bounds the last resort: a serial line at 9600 baud takes two
 // minutes for a log of 128 KiB.
 const consoleTimeout = 3 * time.Minute
+
+// networkWords are those that a target's network is brought up with.
+func networkWords(cfg config.Config, target string) string {
+	spec, err := targets.Parse(target)
+	switch {
+	case err != nil || !spec.Network():
+		return ""
+	case len(cfg.Network) == 0:
+		return "auto"
+	}
+	return cmdline.Join(cfg.Network)
+}
 
 // targetTimeout is how long a target may take to appear.
 func targetTimeout(cfg config.Config, target string) time.Duration {

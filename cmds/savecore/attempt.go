@@ -12,6 +12,7 @@ import (
 	"github.com/ukdump/ukdump/internal/modules"
 	"github.com/ukdump/ukdump/pkg/dump"
 	"github.com/ukdump/ukdump/pkg/memmap"
+	"github.com/ukdump/ukdump/pkg/netcfg"
 	"github.com/ukdump/ukdump/pkg/targets"
 	"github.com/ukdump/ukdump/pkg/triage"
 	"github.com/ukdump/ukdump/pkg/vmcore"
@@ -23,11 +24,12 @@ type attempt struct {
 	log *logger
 	out io.Writer
 
-	core   *vmcore.Core
-	uname  triage.Uname
-	target targets.Target
-	dir    string // of this crash, on the target
-	sums   sums
+	core    *vmcore.Core
+	uname   triage.Uname
+	network *netcfg.Network // nil: it was not brought up here
+	target  targets.Target
+	dir     string // of this crash, on the target
+	sums    sums
 }
 
 func newAttempt(o options, log *logger, out io.Writer) *attempt {
@@ -42,6 +44,7 @@ func (a *attempt) run(ctx context.Context) int {
 		return exitNothing
 	}
 	defer a.core.Close()
+	defer a.leaveNetwork()
 	if a.o.target == "-" {
 		return a.printLog()
 	}
@@ -144,10 +147,14 @@ func (a *attempt) printLog() int {
 }
 
 func (a *attempt) openTarget(ctx context.Context) (err error) {
+	start := time.Now()
+	o := targets.Options{Log: a.log.printf, MountDir: a.o.mountDir, Driver: loadDriver}
+	if err := a.bringNetwork(ctx, &o); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(ctx, a.o.targetTimeout)
 	defer cancel()
-	start := time.Now()
-	a.target, err = targets.Open(ctx, a.o.target, targets.Options{Log: a.log.printf, MountDir: a.o.mountDir, Driver: loadDriver})
+	a.target, err = targets.Open(ctx, a.o.target, o)
 	if err != nil {
 		return err
 	}
@@ -156,16 +163,22 @@ func (a *attempt) openTarget(ctx context.Context) (err error) {
 	return nil
 }
 
-// loadDriver loads the modules that a capture image has for a file system.
-// Elsewhere there is no list, and the kernel gets its modules by itself.
+// loadDriver loads the modules that a capture image has for a file system, or for
+// the network. Elsewhere there is no list, and the kernel gets its modules by itself.
 func loadDriver(ctx context.Context, fstype string) error {
 	line, err := os.ReadFile("/proc/cmdline")
 	if err != nil {
 		return err
 	}
-	results, err := modules.LoadFile(ctx, modules.FSListPath(fstype), modules.Options{Cmdline: string(line)})
+	o := modules.Options{Cmdline: string(line)}
+	if fstype == modules.NetList {
+		o.Devices = "/sys"
+	}
+	results, err := modules.LoadFile(ctx, modules.FSListPath(fstype), o)
 	for _, r := range results {
-		err = errors.Join(err, r.Err)
+		if !r.Absent {
+			err = errors.Join(err, r.Err)
+		}
 	}
 	return err
 }

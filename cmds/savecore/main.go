@@ -78,7 +78,8 @@ type options struct {
 	targetTimeout time.Duration // to reach the target
 	progress      time.Duration // between progress lines
 	mountDir      string
-	kmsg          bool // log to the kernel's log too, and save that as capture.log
+	network       string // words to bring it up with, autoNetwork, or "": it is as it is
+	kmsg          bool   // log to the kernel's log too, and save that as capture.log
 }
 
 const usage = `Usage: savecore [flags] TARGET
@@ -112,6 +113,7 @@ func parse(args []string, help io.Writer) (o options, err error) {
 	fs.DurationVar(&o.targetTimeout, "target-timeout", d.DeviceTimeout, "`time` for the target to appear and answer")
 	fs.DurationVar(&o.progress, "progress", 2*time.Second, "`time` between progress lines; 0 is none")
 	fs.StringVar(&o.mountDir, "mount", "/mnt", "`directory` to mount a disk on")
+	fs.StringVar(&o.network, "network", "", "bring the network up first, with these `words`: \"ip=dhcp vlan=vlan5:eth0\" for instance;\n\""+autoNetwork+"\" tries every NIC. Without it the network is left as it is")
 	fs.BoolVar(&o.kmsg, "kmsg", false, "log to /dev/kmsg too, and save the running kernel's log as capture.log")
 	switch err := fs.Parse(args); {
 	case err == flag.ErrHelp:
@@ -160,6 +162,9 @@ func (o *options) check() error {
 		return fmt.Errorf("-workers %d: want a number from 0 (one for each CPU)", o.workers)
 	case o.targetTimeout <= 0:
 		return fmt.Errorf("-target-timeout %s: want a time such as 30s", o.targetTimeout)
+	}
+	if _, errs := o.plan(); len(errs) > 0 {
+		return fmt.Errorf("-network: %w", errs[0])
 	}
 	if o.elfcorehdr != "" {
 		if _, err := vmcore.ParseElfcorehdr(o.elfcorehdr); err != nil {

@@ -88,6 +88,7 @@ func Load(ctx context.Context, entries []Entry, opts Options) []Result {
 		if opts.Devices != "" {
 			if b, err := os.ReadFile(e.Path); err == nil && !wanted(b, ids) {
 				r.Err, r.Absent = fmt.Errorf("load %s: %w", e.Name(), ErrNoDevice), true
+				absent = true
 				results = append(results, r)
 				continue
 			}
