@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ukdump/ukdump/pkg/targets"
 	"github.com/ukdump/ukdump/qemu/disk"
 	"github.com/ukdump/ukdump/qemu/rig"
 )
@@ -51,13 +52,41 @@ func newLabWith(t *testing.T, conf string, kernels ...string) *lab {
 		if err != nil {
 			t.Fatal(err)
 		}
-		said, err := r.Capture(ctx, l.image(name), k, conf)
+		said, err := r.Capture(ctx, l.image(name), k, conf, l.secrets(t, conf)...)
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Logf("capture image for %s:\n%s", name, said)
 	}
 	return l
+}
+
+// secrets are flags for empty files in place of those that the targets of conf name:
+// the true ones are made with the server, after the image, and put over them.
+func (l *lab) secrets(t *testing.T, conf string) (flags []string) {
+	t.Helper()
+	empty := filepath.Join(l.images, "empty")
+	if err := os.WriteFile(empty, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	there := map[string]bool{}
+	for line := range strings.Lines(conf) {
+		url, ok := strings.CutPrefix(strings.TrimSpace(line), "target = ")
+		if !ok {
+			continue
+		}
+		spec, err := targets.Parse(url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range spec.Files() {
+			if !there[name] {
+				there[name] = true
+				flags = append(flags, "-files", empty+":"+name)
+			}
+		}
+	}
+	return flags
 }
 
 func (l *lab) image(kernel string) string { return filepath.Join(l.images, kernel+".cpio.zst") }
