@@ -15,7 +15,8 @@ CONCURRENT = ./cmds/... ./internal/blockdev ./internal/console ./internal/module
 export CGO_ENABLED = 0
 export UKDUMP_CACHE ?= $(CURDIR)/_cache
 # Where the machine has no Go that will do, setup puts one there.
-export PATH := $(UKDUMP_CACHE)/go/bin:$(PATH)
+# Behind the machine's own: servers for tests, from setup.
+export PATH := $(UKDUMP_CACHE)/go/bin:$(PATH):$(UKDUMP_CACHE)/daemons/bin
 
 .PHONY: help initramfs demo test check unit race e2e bench matrix fuzz setup clean
 
