@@ -20,11 +20,12 @@ import (
 // /srv are its own too, and in a pid namespace, so that its end is the end of
 // all its connections.
 type sshd struct {
-	dir    string // of its files
-	root   string // what users see as /
-	port   int
-	config string
-	cmd    *exec.Cmd
+	program string
+	dir     string // of its files
+	root    string // what users see as /
+	port    int
+	config  string
+	cmd     *exec.Cmd
 }
 
 const (
@@ -33,6 +34,20 @@ const (
 	sshPassword = "correct horse #1 ü"
 )
 
+// findDaemon is the path of a program, of this machine or of those that make
+// fetches, which puts them into PATH.
+func findDaemon(t testing.TB, name string) string {
+	t.Helper()
+	path, err := exec.LookPath(name)
+	if err != nil && os.Getenv("UKDUMP_CACHE") != "" {
+		t.Fatalf("%s is missing: qemu/fetch daemons, and its bin in PATH", name)
+	}
+	if err != nil {
+		t.Skipf("%s is missing: make check fetches it", name)
+	}
+	return path
+}
+
 // newSSHD starts one. More lines go first in sshd_config: the first of a kind
 // counts. Users are chrooted.
 func newSSHD(t testing.TB, lines ...string) *sshd {
@@ -40,15 +55,9 @@ func newSSHD(t testing.TB, lines ...string) *sshd {
 	if os.Getenv("UKDUMP_TEST_MOUNTS") == "" {
 		t.Skip("needs root and a mount namespace, for users of its own")
 	}
-	for _, tool := range []string{"/usr/sbin/sshd", "ssh-keygen"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			if os.Getenv("CI") != "" {
-				t.Fatalf("%s is missing: install openssh-server", tool)
-			}
-			t.Skipf("%s is missing: install openssh-server", tool)
-		}
-	}
-	s := &sshd{dir: t.TempDir(), root: "/srv/top"}
+	program := findDaemon(t, "sshd")
+	findDaemon(t, "ssh-keygen")
+	s := &sshd{dir: t.TempDir(), root: "/srv/top", program: program}
 	s.users(t)
 	mount(t, "tmpfs", "/srv", 0, "mode=0755")
 	s.makeDir(t, "/srv/top", 0, 0o755)
@@ -185,7 +194,7 @@ func freePort(t testing.TB) int {
 
 func (s *sshd) start(t testing.TB) {
 	s.write(t, "config", s.config)
-	s.cmd = exec.Command("/usr/sbin/sshd", "-D", "-f", s.file("config"), "-E", s.file("log"))
+	s.cmd = exec.Command(s.program, "-D", "-f", s.file("config"), "-E", s.file("log"))
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID, Pdeathsig: syscall.SIGKILL}
 	if err := s.cmd.Start(); err != nil {
 		t.Errorf("sshd: %v", err)
