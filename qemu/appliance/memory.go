@@ -28,8 +28,7 @@ func (a *appliance) changeMemory() {
 		before, changed := meminfo("MemTotal"), 0
 		a.say("ready to %s by %d MiB", c.name, want)
 		for range 300 {
-			// A block's own struct pages may come out of it: a little less will do.
-			if changed = (meminfo("MemTotal") - before) / mib * c.sign; changed >= want-want/16 {
+			if changed = (meminfo("MemTotal") - before) / mib * c.sign; changed >= want {
 				break
 			}
 			time.Sleep(100 * time.Millisecond)
