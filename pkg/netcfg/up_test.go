@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/ukdump/ukdump/internal/cmdline"
 )
 
 const server4 = "ip addr add 10.9.0.1/24 dev port"
@@ -465,4 +467,68 @@ func TestBond(t *testing.T) {
 	}
 	has(t, "cat /proc/net/bonding/bond0", `(?s)active-backup.*Primary Slave: eth1.*MII Polling Interval \(ms\): 100`)
 	has(t, "ip -o link show bond0", `mtu 1400`)
+}
+
+// The words that the system is put into bring it up again.
+func TestFromSystem(t *testing.T) {
+	if !namespace(t) {
+		return
+	}
+	p, c := newPeer(t), newClient(t)
+	p.cable("eth0", "port")
+	p.cable("eth1", "port1")
+	sh(t, "ip link set eth0 address 02:00:00:00:00:10; ip link set eth1 address 02:00:00:00:00:11")
+	p.sh(server4 + "; ip addr add fd09::1/64 dev port nodad; ip addr add 10.20.0.1/32 dev lo; ip addr add 10.30.0.1/32 dev lo; ip route add 10.9.1.1 dev port || :")
+	p.listen(":2222")
+	bridge := p.bridgeHere() == ""
+	const name = "ifname=eth0:02:00:00:00:00:10 "
+	for _, tt := range []struct{ setup, host, want string }{
+		{"ip addr add 10.9.0.2/24 dev eth0", "10.9.0.1", name + "ip=10.9.0.2:::24::eth0:none"},
+		{"ip addr add 10.9.0.2/24 dev eth0; ip route add default via 10.9.0.1; ip link set eth0 mtu 1400", "10.20.0.1", name + "ip=10.9.0.2::10.9.0.1:24::eth0:none:1400"},
+		{"ip addr add 10.9.0.2/24 dev eth0; ip route add 10.20.0.0/16 via 10.9.0.1", "10.20.0.1", name + "ip=10.9.0.2:::24::eth0:none rd.route=10.20.0.0/16:10.9.0.1:eth0"},
+		{"ip addr add 10.9.0.2 peer 10.9.0.1/32 dev eth0", "10.9.0.1", name + "ip=10.9.0.2:10.9.0.1::32::eth0:none"},
+		{"ip addr add 10.9.0.2/24 dev eth0 valid_lft 100 preferred_lft 100; ip route add default via 10.9.0.1", "10.20.0.1", name + "ip=eth0:dhcp"},
+		{"ip addr add 10.9.0.2/24 dev eth0; ip route add default via 10.9.0.1 proto dhcp", "10.20.0.1", name + "ip=eth0:dhcp"},
+		{"ip addr add 10.9.0.2/24 dev eth0 valid_lft 100 preferred_lft 100; ip route add 10.30.0.0/24 via 10.9.0.1 proto static", "10.30.0.1", name + "ip=eth0:dhcp rd.route=10.30.0.0/24:10.9.0.1:eth0"},
+		{"ip addr add fd09::2/64 dev eth0 nodad; ip route add default via fd09::1", "fd09::1", name + "ip=[fd09::2]::[fd09::1]:64::eth0:none"},
+		{"ip addr add fd09::2/64 dev eth0 nodad valid_lft 100 preferred_lft 100", "fd09::1", name + "ip=eth0:auto6"},
+		{"ip link add br0 type bridge; ip link set eth0 master br0; ip link set br0 up; ip addr add 10.9.0.2/24 dev br0", "10.9.0.1", ""},
+	} {
+		if tt.want == "" && !bridge {
+			continue
+		}
+		sh(t, "ip link del br0 2>/dev/null || :; ip addr flush dev eth0; ip route flush dev eth0 || :; ip link set eth0 down; ip link set eth0 mtu 1500 up")
+		for until := time.Now().Add(3 * time.Second); !strings.Contains(sh(t, "ip link show eth0"), "LOWER_UP"); time.Sleep(20 * time.Millisecond) {
+			if time.Now().After(until) {
+				t.Fatal("no carrier")
+			}
+		}
+		sh(t, tt.setup)
+		words, err := FromSystem(t.Context(), tt.host)
+		if tt.want == "" { // a container's veth is no port of ours, so the bridge is empty
+			if err == nil || err.Error() != "br0 has no NIC in it" {
+				t.Errorf("bridge: %v %v", words, err)
+			}
+			continue
+		}
+		got := cmdline.Join(words)
+		if err != nil || got != tt.want {
+			t.Errorf("%s\n got %s %v\nwant %s", tt.setup, got, err, tt.want)
+			continue
+		}
+		if strings.Contains(got, ":dhcp") || strings.Contains(got, "auto6") {
+			continue
+		}
+		sh(t, "ip addr flush dev eth0; ip route flush dev eth0 || :; ip link set eth0 down; ip link set eth0 name wrong0; ip link set eth1 name eth0")
+		n := c.up(got, tt.host, 10*time.Second)
+		c.reach(n, tt.host, 2222, 10*time.Second)
+		n.Close()
+		sh(t, "ip link set nic0 down; ip link set nic0 name eth1")
+	}
+	if words, err := FromSystem(t.Context(), "127.0.0.1"); err == nil || !strings.Contains(err.Error(), "is this machine itself") {
+		t.Error(words, err)
+	}
+	if words, err := FromSystem(t.Context(), "192.0.2.1"); err == nil || !strings.Contains(err.Error(), "no route to 192.0.2.1: network is unreachable") {
+		t.Error(words, err)
+	}
 }
