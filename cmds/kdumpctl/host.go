@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -9,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ukdump/ukdump/pkg/kexec"
+	"github.com/ukdump/ukdump/pkg/netcfg"
 )
 
 // A host is the machine that the commands work on. Tests have one in a
@@ -21,12 +23,13 @@ type host struct {
 	loaded    func() (bool, error)
 	kexecLoad func(kernel, initrd *os.File, cmdline string) error
 	unloadAll func() error
+	wayTo     func(ctx context.Context, host string) ([]netcfg.Word, error)
 }
 
 func realHost() *host {
 	h := &host{
 		root: "/", euid: os.Geteuid(), crashSize: kexec.CrashSize, loaded: kexec.Loaded,
-		kexecLoad: kexec.Load, unloadAll: kexec.Unload,
+		kexecLoad: kexec.Load, unloadAll: kexec.Unload, wayTo: netcfg.FromSystem,
 	}
 	var u unix.Utsname
 	if unix.Uname(&u) == nil {

@@ -296,7 +296,7 @@ func TestUsage(t *testing.T) {
 		{"", exitUsage, "", "usage: kdumpctl load"},
 		{"-h", 0, "usage: kdumpctl load", ""},
 		{"help", 0, "usage: kdumpctl load", ""},
-		{"start", exitUsage, "", `kdumpctl: unknown command "start"; want load, unload or status`},
+		{"start", exitUsage, "", `kdumpctl: unknown command "start"; want load, unload, status or config-from-system`},
 		{"load -h", 0, "-append WORDS", ""},
 		{"unload -h", 0, "usage of kdumpctl unload", ""},
 		{"status --help", 0, "-json", ""},

@@ -15,6 +15,7 @@ import (
 	"github.com/ukdump/ukdump/internal/cmdline"
 	"github.com/ukdump/ukdump/pkg/config"
 	"github.com/ukdump/ukdump/pkg/kexec"
+	"github.com/ukdump/ukdump/pkg/netcfg"
 	"github.com/ukdump/ukdump/pkg/targets"
 )
 
@@ -155,6 +156,8 @@ func (p *plan) configure(files contents) error {
 	for _, problem := range problems {
 		errs = append(errs, problem)
 	}
+	_, wrong := netcfg.Parse(c.Network)
+	errs = append(errs, wrong...)
 	for _, url := range c.Targets {
 		if _, err := targets.Parse(url); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", c.Where("target"), err))

@@ -1,5 +1,5 @@
-// Kdumpctl loads and unloads the capture kernel on a production system, and
-// says how it stands. See kdumpctl(8).
+// Kdumpctl loads and unloads the capture kernel on a production system, says how
+// it stands, and how the targets are reached. See kdumpctl(8).
 package main
 
 import (
@@ -27,11 +27,14 @@ const (
 const usage = `usage: kdumpctl load [-kernel FILE] [-initrd FILE] [-append WORDS]
        kdumpctl unload
        kdumpctl status [-json]
+       kdumpctl config-from-system [-cmdline] [-conf FILE] [TARGET ...]
 
 load    loads the capture kernel, which a panic then starts
 unload  takes it out again
 status  says what is reserved, what is loaded, and where a dump would go;
         exit status 0: loaded, 3: not loaded, 4: no memory is reserved
+config-from-system
+        prints the network words for the ways that this system has to targets
 `
 
 func run(args []string, _ io.Reader, stdout, stderr io.Writer) int {
@@ -52,11 +55,13 @@ func (h *host) run(args []string, stdout, stderr io.Writer) int {
 		command = h.unload
 	case "status":
 		command = h.status
+	case "config-from-system":
+		command = h.fromSystem
 	case "-h", "-help", "--help", "help":
 		fmt.Fprint(stdout, usage)
 		return exitOK
 	default:
-		fmt.Fprintf(stderr, "kdumpctl: unknown command %q; want load, unload or status\n", name)
+		fmt.Fprintf(stderr, "kdumpctl: unknown command %q; want load, unload, status or config-from-system\n", name)
 		return exitUsage
 	}
 	code, err := command(args, stdout, stderr)
@@ -69,19 +74,23 @@ func (h *host) run(args []string, stdout, stderr io.Writer) int {
 	return code
 }
 
-// parse reads the flags of a command, and refuses arguments behind them. Help
-// goes to standard output when it was asked for.
+// parse reads the flags of a command, and refuses arguments behind them.
 func parse(fs *flag.FlagSet, args []string, stdout io.Writer) error {
+	err := parseFlags(fs, args, stdout)
+	if err == nil && fs.NArg() > 0 {
+		return fmt.Errorf("unexpected argument %q; want flags only", fs.Arg(0))
+	}
+	return err
+}
+
+// parseFlags sends help to standard output when it was asked for.
+func parseFlags(fs *flag.FlagSet, args []string, stdout io.Writer) error {
 	fs.SetOutput(io.Discard)
 	err := fs.Parse(args)
-	switch {
-	case errors.Is(err, flag.ErrHelp):
+	if errors.Is(err, flag.ErrHelp) {
 		fs.SetOutput(stdout)
 		fmt.Fprintf(stdout, "usage of kdumpctl %s:\n", fs.Name())
 		fs.PrintDefaults()
-		return err
-	case err == nil && fs.NArg() > 0:
-		return fmt.Errorf("unexpected argument %q; want flags only", fs.Arg(0))
 	}
 	return err
 }

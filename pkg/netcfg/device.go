@@ -167,6 +167,7 @@ func (n *Network) makeVLAN(v networds.VLAN) (link, error) {
 	if err != nil {
 		return link{}, fmt.Errorf("%s: %w", v.Phy, err)
 	}
+	n.raiseMTU(phy, v.Name)
 	if err := netlink.LinkSetUp(phy.handle()); err != nil {
 		return link{}, fmt.Errorf("%s: up: %w", v.Phy, err)
 	}
@@ -229,10 +230,22 @@ func (n *Network) enslave(master link, name string) error {
 		}
 		n.log("%s: has %s", master.name, l.name)
 	}
+	n.raiseMTU(l, master.name)
 	if err := netlink.LinkSetUp(l.handle()); err != nil {
 		return fmt.Errorf("%s: up: %w", l.name, err)
 	}
 	return nil
+}
+
+// raiseMTU makes room in a lower interface for the MTU of the one above it.
+func (n *Network) raiseMTU(low link, above string) {
+	i := n.plan.iface(above)
+	if i == nil || i.mtu <= low.mtu {
+		return
+	}
+	if err := netlink.LinkSetMTU(low.handle(), i.mtu); err != nil {
+		n.log("%s: MTU %d: %v", low.name, i.mtu, err)
+	}
 }
 
 func (n *Network) makeBridge(b networds.Bridge) (link, error) {

@@ -1,0 +1,167 @@
+package netcfg
+
+import (
+	"net"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/insomniacslk/dhcp/dhcpv4"
+)
+
+// dhcpd is a server that does what no right one does: leases of seconds, refusals,
+// silence.
+type dhcpd struct {
+	mu     sync.Mutex
+	give   string
+	mute   bool
+	refuse bool
+	seen   lines
+}
+
+func (d *dhcpd) set(f func()) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	f()
+}
+
+func (p *peer) dhcpd(d *dhcpd) {
+	p.t.Helper()
+	d.seen.t = p.t
+	p.in(func() {
+		lc := onDevice("port")
+		c, err := lc.ListenPacket(p.t.Context(), "udp4", "0.0.0.0:67")
+		if err != nil {
+			p.t.Error(err)
+			return
+		}
+		p.t.Cleanup(func() { c.Close() })
+		go func() {
+			buf := make([]byte, 1500)
+			for {
+				n, from, err := c.ReadFrom(buf)
+				if err != nil {
+					return
+				}
+				if answer := d.answer(buf[:n], from); answer != nil {
+					to := &net.UDPAddr{IP: net.IPv4bcast, Port: 68}
+					if !answer.ClientIPAddr.IsUnspecified() && answer.MessageType() == dhcpv4.MessageTypeAck {
+						to.IP = answer.ClientIPAddr // RFC 2131 4.1
+					}
+					c.WriteTo(answer.ToBytes(), to)
+				}
+			}
+		}()
+	})
+}
+
+func (d *dhcpd) answer(p []byte, from net.Addr) *dhcpv4.DHCPv4 {
+	m, err := dhcpv4.FromBytes(p)
+	if err != nil {
+		d.seen.add("garbage: %v", err)
+		return nil
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	how := "broadcast"
+	if !from.(*net.UDPAddr).IP.IsUnspecified() {
+		how = "unicast"
+	}
+	d.seen.add("%s %s for %s", how, m.MessageType(), m.ClientIPAddr)
+	if d.mute {
+		return nil
+	}
+	kind := dhcpv4.MessageTypeAck
+	switch {
+	case m.MessageType() == dhcpv4.MessageTypeDiscover:
+		kind = dhcpv4.MessageTypeOffer
+	case d.refuse && !m.ClientIPAddr.IsUnspecified():
+		kind = dhcpv4.MessageTypeNak
+	}
+	options := []dhcpv4.Modifier{dhcpv4.WithMessageType(kind), dhcpv4.WithYourIP(net.ParseIP(d.give)),
+		dhcpv4.WithOption(dhcpv4.OptServerIdentifier(net.ParseIP("10.9.0.1"))), dhcpv4.WithLeaseTime(10),
+		dhcpv4.WithOption(dhcpv4.OptRenewTimeValue(1 * time.Second)), dhcpv4.WithOption(dhcpv4.OptRebindingTimeValue(3 * time.Second))}
+	if m.ClientIPAddr.IsUnspecified() { // a renewal tells less, as Windows does
+		options = append(options, dhcpv4.WithNetmask(net.CIDRMask(24, 32)), dhcpv4.WithRouter(net.ParseIP("10.9.0.1")))
+	}
+	r, err := dhcpv4.NewReplyFromRequest(m, append(options, dhcpv4.WithClientIP(m.ClientIPAddr))...)
+	if err != nil {
+		d.seen.add("%v", err)
+		return nil
+	}
+	return r
+}
+
+// A lease is renewed at T1 by unicast, at T2 by broadcast; one that is refused is
+// replaced by another; one that nobody renews is kept.
+func TestRenewal(t *testing.T) {
+	if !namespace(t) {
+		return
+	}
+	p, c := newPeer(t), newClient(t)
+	p.cable("eth0", "port")
+	p.sh(server4)
+	d := &dhcpd{give: "10.9.0.50"}
+	p.dhcpd(d)
+	c.up("ip=eth0:dhcp", "10.9.0.1", 10*time.Second)
+	d.seen.await("unicast REQUEST for 10.9.0.50", 2, 5*time.Second)
+	c.log.await("eth0: lease of 10.9.0.50/24 renewed for 10s", 2, time.Second)
+	has(t, "ip -4 addr show eth0", `inet 10.9.0.50/24`)
+	has(t, "ip route", `default via 10.9.0.1`)
+
+	d.set(func() { d.give, d.refuse = "10.9.0.51", true })
+	c.log.await("eth0: has 10.9.0.51/24, gateway 10.9.0.1", 1, 8*time.Second)
+	d.set(func() { d.refuse = false })
+	hasNot(t, "ip -4 addr show eth0; ip route", `10\.9\.0\.50`)
+	has(t, "ip route", `default via 10.9.0.1 dev eth0 src 10.9.0.51`)
+
+	d.set(func() { d.mute = true })
+	d.seen.await("broadcast REQUEST for 10.9.0.51", 1, 8*time.Second)
+	c.log.await("lease of 10.9.0.51/24 ran out, nobody has renewed it; the address is kept", 1, 15*time.Second)
+	has(t, "ip -4 addr show eth0", `inet 10.9.0.51/24.*\n\s+valid_lft forever`)
+	d.set(func() { d.mute = false })
+	before := d.seen.count("unicast REQUEST for 10.9.0.51")
+	d.seen.await("unicast REQUEST for 10.9.0.51", before+1, 10*time.Second)
+}
+
+// What servers send that makes no sense.
+func TestReadLease(t *testing.T) {
+	ack := func(m ...dhcpv4.Modifier) *dhcpv4.DHCPv4 {
+		m = append([]dhcpv4.Modifier{dhcpv4.WithMessageType(dhcpv4.MessageTypeAck), dhcpv4.WithYourIP(net.IPv4(10, 0, 0, 5))}, m...)
+		r, err := dhcpv4.New(m...)
+		must(t, err)
+		r, err = dhcpv4.FromBytes(r.ToBytes())
+		must(t, err)
+		return r
+	}
+	for _, ip := range []net.IP{net.IPv4zero, net.IPv4(224, 0, 0, 1), net.IPv4(127, 0, 0, 1)} {
+		if l, err := readLease4(ack(dhcpv4.WithYourIP(ip))); err == nil {
+			t.Errorf("%s: %+v", ip, l)
+		}
+	}
+	for _, tt := range []struct {
+		m              dhcpv4.Modifier
+		address        string
+		mtu            int
+		end, t1, t2    time.Duration
+		routes, search int
+	}{
+		{func(*dhcpv4.DHCPv4) {}, "10.0.0.5/8", 0, 24 * time.Hour, 12 * time.Hour, 21 * time.Hour, 0, 0},
+		{dhcpv4.WithNetmask(net.CIDRMask(24, 32)), "10.0.0.5/24", 0, 24 * time.Hour, 12 * time.Hour, 21 * time.Hour, 0, 0},
+		{dhcpv4.WithNetmask(net.IPv4Mask(255, 0, 255, 0)), "10.0.0.5/32", 0, 24 * time.Hour, 12 * time.Hour, 21 * time.Hour, 0, 0},
+		{dhcpv4.WithLeaseTime(0), "10.0.0.5/8", 0, 10 * time.Second, 5 * time.Second, 8750 * time.Millisecond, 0, 0},
+		{dhcpv4.WithLeaseTime(1<<32 - 1), "10.0.0.5/8", 0, 24 * time.Hour, 12 * time.Hour, 21 * time.Hour, 0, 0},
+		{dhcpv4.WithGeneric(dhcpv4.OptionInterfaceMTU, []byte{2, 63}), "10.0.0.5/8", 0, 24 * time.Hour, 12 * time.Hour, 21 * time.Hour, 0, 0},
+		{dhcpv4.WithGeneric(dhcpv4.OptionInterfaceMTU, []byte{2, 64}), "10.0.0.5/8", 576, 24 * time.Hour, 12 * time.Hour, 21 * time.Hour, 0, 0},
+		{dhcpv4.WithRouter(net.IPv4(10, 0, 0, 5), net.IPv4(10, 0, 0, 1), net.IPv4(10, 0, 0, 2)), "10.0.0.5/8", 0, 24 * time.Hour, 12 * time.Hour, 21 * time.Hour, 1, 0},
+		{dhcpv4.WithOption(dhcpv4.OptRenewTimeValue(25 * time.Hour)), "10.0.0.5/8", 0, 24 * time.Hour, 12 * time.Hour, 21 * time.Hour, 0, 0},
+		{dhcpv4.WithDomainSearchList("a.test", "b.test"), "10.0.0.5/8", 0, 24 * time.Hour, 12 * time.Hour, 21 * time.Hour, 0, 2},
+	} {
+		l, err := readLease4(ack(tt.m))
+		must(t, err)
+		if l.address != netip.MustParsePrefix(tt.address) || l.mtu != tt.mtu || l.end != tt.end || l.t1 != tt.t1 || l.t2 != tt.t2 || len(l.routes) != tt.routes || len(l.search) != tt.search {
+			t.Errorf("got %+v\nwant %+v", l, tt)
+		}
+	}
+}
