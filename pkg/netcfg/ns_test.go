@@ -3,6 +3,7 @@ package netcfg
 import (
 	"bufio"
 	"context"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -350,4 +351,13 @@ func tap(name string) (*os.File, error) {
 		return nil, errno
 	}
 	return os.NewFile(uintptr(fd), name), nil
+}
+
+// The tests in namespaces wait more than they work.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if f := flag.Lookup("test.parallel"); f != nil && f.Value.String() == strconv.Itoa(runtime.GOMAXPROCS(0)) {
+		f.Value.Set("8")
+	}
+	os.Exit(m.Run())
 }
