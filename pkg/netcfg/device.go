@@ -74,6 +74,11 @@ func (n *Network) waitNIC(name string) (found link, err error) {
 	i := slices.IndexFunc(n.plan.names, func(w networds.Name) bool { return w.Name == name })
 	err = n.events.wait(n.ctx, func() bool {
 		var ok bool
+		// A bond gives its slaves its own address, and before Linux 5.6 the
+		// kernel does not tell the old one: then the name must do.
+		if found, ok = find(name); ok && found.master != 0 && found.perm == nil {
+			return true
+		}
 		if i >= 0 {
 			found, ok = n.rename(n.plan.names[i])
 			return ok
@@ -261,12 +266,17 @@ func (n *Network) makeBridge(b networds.Bridge) (link, error) {
 // makeBond sets the options by sysfs, which takes all of them by name and in
 // their written form.
 func (n *Network) makeBond(b networds.Bond) (link, error) {
-	l, fresh, err := create(&netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Name: b.Name, TxQLen: -1}, LinkType: "bond"}, "bonding")
+	l, _, err := create(&netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Name: b.Name, TxQLen: -1}, LinkType: "bond"}, "bonding")
 	if err != nil {
 		return link{}, err
 	}
 	options := bondOptions(b.Options)
-	if fresh {
+	// The module makes a bond0 by itself. One with slaves is ours, of an earlier
+	// attempt, and most options of such a one do not change.
+	if !hasMembers(l) {
+		if l.up {
+			netlink.LinkSetDown(l.handle())
+		}
 		for _, o := range options {
 			if late(o) {
 				continue
@@ -296,6 +306,11 @@ func (n *Network) makeBond(b networds.Bond) (link, error) {
 		}
 	}
 	return l, nil
+}
+
+func hasMembers(master link) bool {
+	all, err := links()
+	return err == nil && slices.ContainsFunc(all, func(l link) bool { return l.master == master.index })
 }
 
 // late options name a slave.

@@ -460,6 +460,7 @@ func TestBond(t *testing.T) {
 	p.sh("ip link add br0 type bridge; ip link set port0 master br0; ip link set port1 master br0; ip link set br0 up; ip addr add 10.9.0.1/24 dev br0")
 	p.dnsmasq("--dhcp-range=10.9.0.100,10.9.0.150,255.255.255.0,2m")
 	p.listen(":2222")
+	sh(t, "ip link add bond0 type bond || :") // as the module does when it is loaded
 	for range 2 {
 		n := c.up("bond=bond0:eth0,eth1:mode=active-backup,primary=eth1:1400 ip=bond0:dhcp", "10.9.0.1", 20*time.Second)
 		c.reach(n, "10.9.0.1", 2222, 5*time.Second)
@@ -467,6 +468,12 @@ func TestBond(t *testing.T) {
 	}
 	has(t, "cat /proc/net/bonding/bond0", `(?s)active-backup.*Primary Slave: eth1.*MII Polling Interval \(ms\): 100`)
 	has(t, "ip -o link show bond0", `mtu 1400`)
+	if words, err := FromSystem(t.Context(), "10.9.0.1"); err != nil || !strings.Contains(cmdline.Join(words), "bond=bond0:eth0,eth1:mode=active-backup,miimon=100,primary=eth1:1400") {
+		t.Errorf("%v %v", words, err)
+	}
+	n := c.up("bond=bond0:eth0,eth1:mode=active-backup vlan=bond0.7:bond0 ip=10.7.0.2:::24::bond0.7:none ip=10.9.0.77:::24::bond0:none", "10.9.0.1", 20*time.Second)
+	p.sh("ip link set port1 down")
+	c.reach(n, "10.9.0.1", 2222, 10*time.Second)
 }
 
 // The words that the system is put into bring it up again.
