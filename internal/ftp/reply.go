@@ -141,7 +141,7 @@ func (e *Error) Temporary() bool { return e.Reply.first() == 4 && e.cause() == n
 func (e *Error) Gone() bool {
 	switch e.Reply.Code {
 	case 421, 425, 426:
-		return e.cause() == nil
+		return e.cause() != syscall.ENOSPC
 	}
 	return false
 }
@@ -172,16 +172,15 @@ func (e *Error) cause() error {
 		err   error
 		words []string
 	}{
-		// vsftpd says no more than the last one when a write fails, for which there
-		// is seldom another reason.
-		{syscall.ENOSPC, []string{"no space", "disk full", "disc full", "quota", "not enough space", "insufficient", "exceeded storage", "file too large", "failure writing to local file"}},
+		{syscall.ENOSPC, []string{"no space", "disk full", "disc full", "quota", "not enough space", "insufficient", "exceeded storage", "file too large"}},
 		{syscall.EROFS, []string{"read-only file", "read only file"}},
 		{fs.ErrExist, []string{"file exists", "already exist"}},
 		{fs.ErrNotExist, []string{"no such file", "not found", "does not exist", "doesn't exist", "cannot find"}},
 		{fs.ErrPermission, []string{"permission", "denied", "not permitted", "not allowed", "forbidden"}},
 	} {
 		for _, w := range k.words {
-			if strings.Contains(text, w) {
+			// "Operation not permitted" of proftpd's 425 is about TLS.
+			if strings.Contains(text, w) && (k.err != fs.ErrPermission || e.Reply.first() == 5) {
 				return k.err
 			}
 		}

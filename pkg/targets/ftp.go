@@ -31,6 +31,9 @@ type ftpTarget struct {
 	opts  Options
 	login ftp.Config
 
+	// secure makes what login.Secure is on one control connection. nil: no TLS.
+	secure func() func(net.Conn) (net.Conn, error)
+
 	mu        sync.Mutex
 	idle      *ftp.Conn              // nobody uses it; nil: none
 	all       map[*ftp.Conn]struct{} // idle or not
@@ -170,13 +173,16 @@ func (l *ftpLine) Read(p []byte) (n int, err error) {
 
 func (l *ftpLine) Write(p []byte) (done int, err error) {
 	defer func() { l.wrote.Add(int64(done)) }()
-	for {
-		if err := l.SetWriteDeadline(time.Now().Add(l.stall)); err != nil {
+	for last := time.Now(); ; {
+		if err := l.SetWriteDeadline(time.Now().Add(l.stall / 4)); err != nil {
 			return done, err
 		}
 		n, err := l.Conn.Write(p[done:])
 		done += n
-		if err == nil || n == 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+		if n > 0 {
+			last = time.Now()
+		}
+		if err == nil || !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(last) >= l.stall {
 			return done, l.explain(err)
 		}
 	}
@@ -206,7 +212,11 @@ func (t *ftpTarget) take(ctx context.Context) (*ftp.Conn, error) {
 	}
 	patient, stop := context.WithTimeout(ctx, max(2*t.opts.stall(), connectPatience))
 	defer stop()
-	c, err := ftp.Dial(patient, t.login)
+	login := t.login
+	if t.secure != nil {
+		login.Secure = t.secure()
+	}
+	c, err := ftp.Dial(patient, login)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if err == nil && t.closed.Err() != nil {
@@ -385,6 +395,30 @@ func refusal(err error) error {
 		}
 	}
 	return fmt.Errorf("%w: %w", err, fs.ErrPermission)
+}
+
+// diagnose finds out whether a transfer failed because the file system is full:
+// of that vsftpd says "Failure writing to local file", and proftpd "Input/output
+// error".
+func (t *ftpTarget) diagnose(c *ftp.Conn, dir string, err error) error {
+	var refused *ftp.Error
+	if c == nil || c.Broken() != nil || !errors.As(err, &refused) || refused.Reply.Code != 451 || errors.Is(err, syscall.ENOSPC) {
+		return err
+	}
+	name := path.Join(dir, IncompleteName("space"))
+	up, e := c.Store(t.closed, name, 0)
+	if e != nil {
+		return err
+	}
+	zeros := make([]byte, littleSpace)
+	if _, e = up.Write(zeros); e == nil {
+		e = up.Finish()
+	}
+	c.Delete(name)
+	if errors.Is(e, syscall.ENOSPC) || errors.As(e, &refused) && refused.Reply.Code == 451 {
+		return permanent(fmt.Errorf("%w: %w", err, syscall.ENOSPC), "")
+	}
+	return err
 }
 
 // advise adds what to do to an error that the server told.

@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -35,7 +36,7 @@ type ftpd struct {
 	tls     bool
 }
 
-// newFTPD starts one on 127.0.0.1; more lines go last in its configuration.
+// newFTPD starts one on 127.0.0.1; more lines overrule those that all have.
 func newFTPD(t testing.TB, kind string, lines ...string) *ftpd {
 	t.Helper()
 	return newFTPDWith(t, kind, func(*ftpd) []string { return lines })
@@ -72,9 +73,12 @@ func newFTPDOn(t testing.TB, host, kind string, more func(*ftpd) []string) *ftpd
 	if more != nil {
 		config = append(config, more(s)...)
 	}
+	config = lastOfEach(config)
 	s.config = strings.Join(config, "\n") + "\n"
 	s.tls = strings.Contains(s.config, "server.pem")
-	s.start(t)
+	if s.start(t); t.Failed() {
+		t.FailNow()
+	}
 	t.Cleanup(func() {
 		s.kill(t)
 		if log, err := os.ReadFile(s.file("log")); err == nil && t.Failed() {
@@ -82,6 +86,16 @@ func newFTPDOn(t testing.TB, host, kind string, more func(*ftpd) []string) *ftpd
 		}
 	})
 	return s
+}
+
+// lastOfEach drops lines that a later one overrules: vsftpd takes the last, and
+// proftpd the first.
+func lastOfEach(lines []string) []string {
+	word := func(line string) string { return line[:strings.IndexAny(line+" ", " =")] }
+	return slices.DeleteFunc(slices.Clone(lines), func(line string) bool {
+		i := slices.Index(lines, line)
+		return slices.ContainsFunc(lines[i+1:], func(later string) bool { return word(later) == word(line) })
+	})
 }
 
 // findProgram takes proftpd from a tree in the cache where Debian does not
@@ -194,7 +208,7 @@ func (s *ftpd) vsftpd(t testing.TB) []string {
 	}
 	s.args = []string{s.file("config")}
 	return []string{"listen=YES", address, "listen_port=" + fmt.Sprint(s.port), "background=NO", "seccomp_sandbox=NO", "isolate=NO", "isolate_network=NO",
-		"secure_chroot_dir=" + empty, "nopriv_user=nobody", "ftp_username=nobody", "pam_service_name=vsftpd",
+		"secure_chroot_dir=" + empty, "nopriv_user=nobody", "ftp_username=" + sshUser, "pam_service_name=vsftpd",
 		"anonymous_enable=NO", "local_enable=YES", "write_enable=YES", "local_umask=022",
 		"chroot_local_user=YES", "allow_writeable_chroot=YES", "local_root=" + s.root,
 		"xferlog_enable=YES", "log_ftp_protocol=YES", "vsftpd_log_file=" + s.file("log")}
@@ -308,4 +322,26 @@ func (s *ftpd) server(t *testing.T) targetstest.Server {
 		Start: func(t *testing.T) { s.start(t) },
 		Line:  true, Resumes: true,
 	}
+}
+
+// processes are all of the server, the shell in front of it included.
+func (s *ftpd) processes(t testing.TB) []int {
+	t.Helper()
+	var pids []int
+	for next := []int{s.cmd.Process.Pid}; len(next) > 0; next = next[1:] {
+		pids = append(pids, next[0])
+		tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", next[0]))
+		for _, name := range tasks {
+			text, _ := os.ReadFile(name)
+			for _, f := range strings.Fields(string(text)) {
+				var pid int
+				fmt.Sscan(f, &pid)
+				next = append(next, pid)
+			}
+		}
+	}
+	if len(pids) < 3 {
+		t.Fatalf("processes %v: no child for the connection", pids)
+	}
+	return pids
 }

@@ -49,7 +49,7 @@ type ftpFile struct {
 	up     *ftp.Upload
 	sent   int64         // of the stream, by up
 	opened time.Time     // when up began
-	cost   time.Duration // of beginning it
+	cost   time.Duration // of beginning one, at best
 	down   *ftp.Download
 	downAt int64
 }
@@ -222,6 +222,7 @@ func (f *ftpFile) usable() error {
 // fail keeps the first error and returns it.
 func (f *ftpFile) fail(op string, err error) error {
 	if f.err == nil {
+		err = f.t.diagnose(f.conn, path.Dir(f.final()), err)
 		f.err = newError(op, f.name, f.t.url, f.t.advise(err, f.name))
 	}
 	f.release()
@@ -334,14 +335,20 @@ func (f *ftpFile) send(c *ftp.Conn) error {
 	// Once the tail does not reach back to confirmed, going on after a lost
 	// connection is not certain any more. But with a long round trip a transfer
 	// takes its time to begin.
-	if f.sent-f.confirmed > (tailBlocks-1)*tailBlock && time.Since(f.opened) > costShare*f.cost {
+	if f.t.canRestart() && f.sent-f.confirmed > (tailBlocks-1)*tailBlock && (f.cost < cheap || time.Since(f.opened) > costShare*f.cost) {
 		return f.confirm()
 	}
 	return nil
 }
 
-// costShare of the time is for sending, and one is for beginning a transfer.
-const costShare = 12
+const (
+	// cheap is what beginning a transfer may always take.
+	cheap = 20 * time.Millisecond
+
+	// costShare of the time is for sending where it takes more, and one is for
+	// beginning.
+	costShare = 12
+)
 
 // confirm ends the transfer.
 func (f *ftpFile) confirm() error {
@@ -375,7 +382,7 @@ func (f *ftpFile) resume(c *ftp.Conn) error {
 		}
 	case from == 0:
 	case !f.t.canRestart():
-		return transient(fmt.Errorf("the connection was lost after %d bytes, and the server cannot go on in the middle of a file", f.most), "")
+		return transient(fmt.Errorf("the transfer was interrupted after %d bytes, and the server cannot go on in the middle of a file", f.most), "")
 	case e.Size < from:
 		return transient(fmt.Errorf("the server has %d bytes, and those from there to %d are no longer here", e.Size, from), "it was restarted before they were on its disk: a new attempt may do")
 	case e.Size > f.most:
@@ -394,7 +401,10 @@ func (f *ftpFile) resume(c *ftp.Conn) error {
 	if from > 0 && f.sent > from {
 		f.t.opts.logf("%s: %s goes on at byte %d", f.t.url, f.name, from)
 	}
-	f.up, f.sent, f.opened, f.cost = up, from, time.Now(), time.Since(begin)
+	f.up, f.sent, f.opened = up, from, time.Now()
+	if took := time.Since(begin); f.cost == 0 || took < f.cost {
+		f.cost = took
+	}
 	return nil
 }
 

@@ -76,19 +76,22 @@ func openFTPS(ctx context.Context, s Spec, opts Options) (Target, error) {
 		return nil, newError("open", "", s.String(), err)
 	}
 	t.login.Implicit = implicit
-	t.login.Secure = func(c net.Conn) (net.Conn, error) { return secure(c, config) }
+	t.secure = func() func(net.Conn) (net.Conn, error) {
+		own := config.Clone()
+		own.ClientSessionCache = tls.NewLRUClientSessionCache(4)
+		return func(c net.Conn) (net.Conn, error) { return secure(c, own) }
+	}
 	return t.start(ctx)
 }
 
-// tlsConfig knows the server by its certificate. The data connections resume
-// the session of the control connection, which servers want for a proof that
-// both are of one client: so one config is for all of them, and the sessions
-// are found by the server's name.
+// tlsConfig knows the server by its certificate. The data connections have to
+// resume the session of their own control connection, which servers want for a
+// proof that both are of one client: so each of those has a cache of its own,
+// where the session is found by the server's name.
 func tlsConfig(s Spec) (*tls.Config, error) {
 	config := &tls.Config{
 		ServerName:                  s.Host,
 		MinVersion:                  tls.VersionTLS12,
-		ClientSessionCache:          tls.NewLRUClientSessionCache(4),
 		DynamicRecordSizingDisabled: true,
 		InsecureSkipVerify:          true, // VerifyConnection does it: for sessions that are resumed, too
 	}
