@@ -36,6 +36,9 @@ func (a *attempt) bringNetwork(ctx context.Context, o *targets.Options) error {
 	if a.network, err = plan.Up(ctx, spec.Host, netcfg.Options{Log: a.log.printf}); err != nil {
 		return err
 	}
+	if err := a.network.Reach(ctx, spec.Host, spec.ServerPort()); err != nil {
+		return err
+	}
 	o.Dial = a.network.Dial
 	return nil
 }

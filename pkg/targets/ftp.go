@@ -60,6 +60,8 @@ const (
 // errNoConnection marks that there was nobody to ask.
 const errNoConnection constError = "no connection"
 
+const ftpPort = 21
+
 func parseFTP(u *rawURL) (Spec, error) {
 	s, err := u.server("ftp://USER@HOST/DIR?password-file=FILE", "password-file")
 	if err != nil {
@@ -87,7 +89,7 @@ func openFTP(ctx context.Context, s Spec, opts Options) (Target, error) {
 func newFTPTarget(s Spec, opts Options) (*ftpTarget, error) {
 	t := &ftpTarget{spec: s, url: s.String(), opts: opts, all: make(map[*ftp.Conn]struct{})}
 	t.login = ftp.Config{
-		Addr:     net.JoinHostPort(s.Host, strconv.Itoa(cmp.Or(s.Port, 21))),
+		Addr:     net.JoinHostPort(s.Host, strconv.Itoa(cmp.Or(s.Port, ftpPort))),
 		User:     cmp.Or(s.User, "anonymous"),
 		Password: "kdump@",
 		Connect: func(ctx context.Context, addr string) (net.Conn, error) {

@@ -141,6 +141,7 @@ type scheme struct {
 	parse func(u *rawURL) (Spec, error)
 	open  func(ctx context.Context, s Spec, opts Options) (Target, error)
 
+	port    int                   // TCP port of the server, where the URL has none
 	modules func(s Spec) []string // nil: none; see Spec.Modules
 }
 
@@ -150,11 +151,11 @@ func schemes() []scheme {
 		{name: "disk", form: "disk:///DIR?dev=LABEL=NAME", parse: parseDisk, open: openDisk},
 		{name: "file", form: "file:///DIR", parse: parseFile, open: openFile},
 		{name: "raw", form: "raw:///dev/NAME", parse: parseRaw, open: openRaw},
-		{name: "nfs", form: "nfs://HOST/EXPORT/DIR", parse: parseNFS, open: openNFS, modules: nfsModules},
-		{name: "cifs", form: "cifs://USER@HOST/SHARE/DIR?password-file=FILE", parse: parseCIFS, open: openCIFS, modules: cifsModules},
-		{name: "sftp", form: "sftp://USER@HOST/DIR?key=FILE&known_hosts=FILE", parse: parseSFTP, open: openSFTP},
-		{name: "ftp", form: "ftp://USER@HOST/DIR?password-file=FILE", parse: parseFTP, open: openFTP},
-		{name: "ftps", form: "ftps://USER@HOST/DIR?password-file=FILE&fingerprint=SHA256:SUM", parse: parseFTPS, open: openFTPS},
+		{name: "nfs", form: "nfs://HOST/EXPORT/DIR", parse: parseNFS, open: openNFS, port: nfsPort, modules: nfsModules},
+		{name: "cifs", form: "cifs://USER@HOST/SHARE/DIR?password-file=FILE", parse: parseCIFS, open: openCIFS, port: cifsPort, modules: cifsModules},
+		{name: "sftp", form: "sftp://USER@HOST/DIR?key=FILE&known_hosts=FILE", parse: parseSFTP, open: openSFTP, port: sshPort},
+		{name: "ftp", form: "ftp://USER@HOST/DIR?password-file=FILE", parse: parseFTP, open: openFTP, port: ftpPort},
+		{name: "ftps", form: "ftps://USER@HOST/DIR?password-file=FILE&fingerprint=SHA256:SUM", parse: parseFTPS, open: openFTPS, port: ftpPort},
 	}
 }
 

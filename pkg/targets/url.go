@@ -37,6 +37,18 @@ func (s Spec) String() string { return Redacted(s.text) }
 // Network tells that the target is on a server.
 func (s Spec) Network() bool { return s.Host != "" }
 
+// ServerPort is the TCP port of the server, 0 for a target without one.
+func (s Spec) ServerPort() int {
+	switch {
+	case s.Port != 0:
+		return s.Port
+	case s.Scheme == "ftps" && s.param("implicit") == "1":
+		return ftpsImplicitPort
+	}
+	i := slices.IndexFunc(schemes(), func(sc scheme) bool { return sc.name == s.Scheme })
+	return schemes()[i].port
+}
+
 // Files are the local files that the URL names: keys, passwords, what a server
 // is known by. An image for this target has to hold them, mode 0600.
 func (s Spec) Files() []string {

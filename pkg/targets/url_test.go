@@ -290,3 +290,21 @@ func FuzzNames(f *testing.F) {
 		}
 	})
 }
+
+func TestServerPort(t *testing.T) {
+	for url, want := range map[string]int{
+		"file:///x":                                      0,
+		"sftp://u@h/x?key=/k&known_hosts=/h":             22,
+		"sftp://u@h:2222/x?key=/k&known_hosts=/h":        2222,
+		"nfs://h/x":                                      2049,
+		"cifs://u@h/s?password-file=/p":                  445,
+		"ftp://u@h/x?password-file=/p":                   21,
+		"ftps://u@h/x?password-file=/p&ca=/c":            21,
+		"ftps://u@h/x?password-file=/p&ca=/c&implicit=1": 990,
+	} {
+		s, err := Parse(url)
+		if got := s.ServerPort(); err != nil || got != want {
+			t.Errorf("%s: port %d, %v; want %d", url, got, err, want)
+		}
+	}
+}
