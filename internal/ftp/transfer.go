@@ -19,7 +19,7 @@ func parseEPSV(text string) (port int, ok bool) {
 	}
 	text = text[open+1:]
 	end := strings.IndexByte(text, ')')
-	if end < 6 {
+	if end < 5 {
 		return 0, false
 	}
 	text = text[:end]
