@@ -97,7 +97,7 @@ func cifsModules(Spec) []string {
 func cifsData(p peer, s Spec, password string, stall time.Duration, extra string) string {
 	echo := max(1, min(stall/3, 600*time.Second)/time.Second)
 	// A comma within a value is written twice.
-	data := fmt.Sprintf("ip=%s,user=%s,pass=%s,soft,echo_interval=%d,uid=0,gid=0,file_mode=0600,dir_mode=0700",
+	data := fmt.Sprintf("ip=%s,user=%s,pass=%s,soft,cache=none,echo_interval=%d,uid=0,gid=0,file_mode=0600,dir_mode=0700",
 		p.addr, s.User, strings.ReplaceAll(password, ",", ",,"), echo)
 	vers := s.param("vers")
 	if vers == "" {

@@ -31,6 +31,10 @@ type local struct {
 	// cause says what an errno means on this file system; nil: what it says.
 	cause func(error) error
 
+	// clings is set where a file that somebody has open keeps its name when it
+	// is removed.
+	clings bool
+
 	closing sync.Once
 }
 
@@ -111,7 +115,7 @@ func (l *local) create(ctx context.Context, name string) (*localFile, error) {
 	// A new inode, not a truncated one: an abandoned attempt that is stuck in
 	// the kernel may still write to the old one.
 	temp := IncompleteName(name)
-	err = l.root.Remove(temp)
+	err = l.discard(temp)
 	if err == nil || errors.Is(err, fs.ErrNotExist) {
 		var f *os.File
 		f, err = l.root.OpenFile(temp, os.O_RDWR|os.O_CREATE|os.O_EXCL, fileMode)
@@ -121,6 +125,13 @@ func (l *local) create(ctx context.Context, name string) (*localFile, error) {
 	}
 	dir.Close()
 	return nil, err
+}
+
+func (l *local) discard(name string) error {
+	if l.clings && l.root.Rename(name, name+"~") == nil {
+		name += "~"
+	}
+	return l.root.Remove(name)
 }
 
 func (l *local) List(ctx context.Context, dir string) ([]Entry, error) {
@@ -158,7 +169,9 @@ func (l *local) Remove(ctx context.Context, name string) error {
 	if err == nil {
 		err = l.root.RemoveAll(name)
 	}
-	if err == nil {
+	// The first sync may tell of bytes of earlier files that could not be
+	// written. Those files have told of it too.
+	if err == nil && l.syncAll() != nil {
 		err = l.syncAll()
 	}
 	return l.fail("remove", name, err)

@@ -72,7 +72,7 @@ func openNetMount(ctx context.Context, s Spec, opts Options, port int, mount mou
 	}
 	opts.logf("mounted %s at %s in %v", s, m.mount.dir, time.Since(start).Round(time.Millisecond))
 	root, err := openBelow(m.mount.dir, path.Join("/", strings.TrimPrefix(s.Path, dir)))
-	m.local = &local{root: root, url: s.String(), logf: opts.logf, cause: cause}
+	m.local = &local{root: root, url: s.String(), logf: opts.logf, cause: cause, clings: s.Scheme == "cifs"}
 	if err != nil {
 		m.end()
 		return nil, newError("make directory of", "", m.url, fmt.Errorf("below %s: %w", dir, cause(err)))
@@ -84,12 +84,16 @@ func (m *netMount) attach(ctx context.Context, s Spec, opts Options, port int, m
 	_, limited := ctx.Deadline()
 	const again = time.Second
 	for {
+		last := err
 		var p peer
 		if p, err = reachPeer(ctx, s, opts, port); err == nil {
 			dir, err = mount(ctx, p, m.mount.dir)
 		}
 		if err == nil || !temporary(err) || !limited {
 			return dir, err
+		}
+		if ctx.Err() != nil && last != nil {
+			return "", last // this one was cut short
 		}
 		if sleep(ctx, again) != nil {
 			return "", err
@@ -118,6 +122,41 @@ func mountWithin(ctx context.Context, source, on, fstype string, flags uintptr, 
 		}
 	}()
 	return transient(fmt.Errorf("mount %s: no answer in time: %w", source, context.Cause(ctx)), "")
+}
+
+// Space takes one unit off what NFS says, whose kernel rounds up, to units of
+// up to 1 MiB (nfs_statfs, fs/nfs/super.c).
+func (m *netMount) Space(ctx context.Context) (uint64, error) {
+	st, err := m.statfs()
+	if err == nil && st.Type != unix.NFS_SUPER_MAGIC {
+		return m.local.Space(ctx)
+	}
+	if err != nil {
+		return 0, m.fail("ask free space of", "", err)
+	}
+	return (max(1, st.Bavail) - 1) * uint64(st.Bsize), ctx.Err()
+}
+
+// Remove waits for the space of a file, where there is little beside it: the
+// kernel's NFS server has the file open for a while after it was removed.
+func (m *netMount) Remove(ctx context.Context, name string) error {
+	const patience, step = 5 * time.Second, 100 * time.Millisecond
+	var size uint64
+	if checkPath(name) == nil {
+		if fi, err := m.root.Lstat(name); err == nil && fi.Mode().IsRegular() {
+			size = uint64(fi.Size())
+		}
+	}
+	before, _ := m.Space(ctx)
+	if err := m.local.Remove(ctx, name); err != nil || size <= before {
+		return err
+	}
+	for waited := time.Duration(0); waited < patience; waited += step {
+		if free, err := m.Space(ctx); err != nil || free >= before+size/2 || sleep(ctx, step) != nil {
+			break
+		}
+	}
+	return nil
 }
 
 // Close syncs and unmounts. A server that has gone away costs at most a few

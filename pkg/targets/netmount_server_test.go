@@ -71,13 +71,17 @@ nsenter -t 1 -m sh -c "mountpoint -q %[1]s/small || mount -t tmpfs -o size=900k,
 func nfsServer(t *testing.T, version string) targetstest.Server {
 	addr := serverMachine(t)
 	root := places(t, "nfs-"+strings.ReplaceAll(version, ".", ""))
+	// A bind mount that is exported, as the machine's own, takes the place of
+	// the whole file system in version 4's root.
 	sh(t, fmt.Sprintf(`modprobe -a nfs nfsv3 nfsv4
+exportfs -au
 exportfs -i -o rw,sync,no_root_squash,no_subtree_check '*:%[1]s/all'
 exportfs -i -o rw,sync,root_squash,no_subtree_check '*:%[1]s/denied'
 exportfs -i -o ro,sync,no_root_squash,no_subtree_check '*:%[1]s/readonly'
 exportfs -i -o rw,sync,no_root_squash,no_subtree_check,fsid=%[2]d '*:%[1]s/small'
 exportfs -i -o rw,sync,no_root_squash,no_subtree_check '203.0.113.9:%[1]s/others'
-echo text >%[1]s/all/file`, root, len(version)+int(version[len(version)-1])))
+echo text >%[1]s/all/file`, root, 100+version[len(version)-1]))
+	t.Cleanup(func() { sh(t, "exportfs -au; rm -rf "+root+"/*/*") })
 	where := func(dir string) string {
 		for _, special := range []string{"denied", "readonly", "small", "others"} {
 			if dir == special || strings.HasPrefix(dir, special+"/") {
@@ -89,14 +93,13 @@ echo text >%[1]s/all/file`, root, len(version)+int(version[len(version)-1])))
 	url := func(dir string) string {
 		return "nfs://" + addr + strings.ReplaceAll(where(dir), " ", "%20") + "?vers=" + version
 	}
-	s := targetstest.Server{
+	return targetstest.Server{
 		URL: url, Behind: where, Small: "small", ReadOnly: "readonly", Denied: "denied",
 		Refused: map[string]targetstest.Refusal{
 			"a file":         {URL: url("file"), Says: "not a directory"},
 			"not exported":   {URL: "nfs://" + addr + "/srv/nowhere/at/all?vers=" + version, Says: "exportfs -v"},
 			"to others only": {URL: url("others"), Says: "exportfs -v"},
 			"option":         {URL: url("x") + "&opts=nonsense=1", Says: "an unknown option"},
-			"no such host":   {URL: "nfs://nowhere.invalid/x", Says: "no such host"},
 		},
 		Kill: func(t *testing.T) { sh(t, "rpc.nfsd 0"); listening(t, addr+":2049", false) },
 		Start: func(t *testing.T) {
@@ -105,7 +108,6 @@ echo text >%[1]s/all/file`, root, len(version)+int(version[len(version)-1])))
 		},
 		Resumes: true,
 	}
-	return s
 }
 
 func TestNFSServer(t *testing.T) {
