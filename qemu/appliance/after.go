@@ -33,8 +33,10 @@ func (a *appliance) after() error {
 		fstype = "ext4"
 	}
 	if from := a.words["appliance.extract"]; from != "" {
-		if err := a.show("/bbin/savecore", from, "disk:///crash?dev="+dev+"&fstype="+fstype); err != nil {
-			return fmt.Errorf("savecore %s: %w", from, err)
+		for range 2 { // the second time there is nothing left to take
+			if err := a.show("/bbin/savecore", from, "disk:///crash?dev="+dev+"&fstype="+fstype); err != nil {
+				return fmt.Errorf("savecore %s: %w", from, err)
+			}
 		}
 	}
 	if err := os.MkdirAll("/target", 0o755); err != nil {

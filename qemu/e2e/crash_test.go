@@ -37,6 +37,7 @@ func TestCrash(t *testing.T) {
 		{"vfat-by-partuuid", testVFAT},
 		{"btrfs-by-partlabel", testBtrfs},
 		{"ext4-by-path-on-virtio", testPath},
+		{"raw-partition", testRaw},
 		{"baseline", testBaseline},
 	} {
 		t.Run(c.name, func(t *testing.T) {

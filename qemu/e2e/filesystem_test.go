@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"path/filepath"
 	"testing"
 
 	"github.com/ukdump/ukdump/qemu/disk"
@@ -46,4 +47,25 @@ func testPath(t *testing.T, l *lab) {
 	testFS(t, l, "target = disk:///crash?dev=/dev/vda&fstype=ext4&opts=noatime\n", setup{
 		crash: rig.Crash{Target: &rig.Target{Bus: "virtio"}},
 	})
+}
+
+// testRaw dumps to a partition without a filesystem. Production takes the dump from
+// there and finds it taken afterwards.
+func testRaw(t *testing.T, l *lab) {
+	res := l.run(t, "6.1", setup{
+		conf:     "target = raw:///?dev=PARTLABEL=dumps\n",
+		programs: []string{"./rawcopy"},
+		first:    disk.Part{Name: "dumps", Size: 512 * mib},
+		part:     disk.Part{Name: "data", Size: 512 * mib},
+		crash: rig.Crash{
+			Fill: true, Raw: true, Append: "rawcopy.serial=raw",
+			Words: "appliance.extract=raw:///?dev=PARTLABEL=dumps",
+		},
+	})
+	want(t, res, "kdump-init: done: ", "marked as taken", "nothing to take from raw:")
+	dir := oneDirectory(t, res)
+	checkFiles(t, dir, "vmcore", "vmcore-dmesg.txt", "capture.log", "SHA256SUMS")
+	contains(t, dir, "vmcore-dmesg.txt", unique)
+	checkDmesg(t, l, dir)
+	checkPages(t, l, filepath.Join(dir, "vmcore"), res.Raw)
 }

@@ -95,8 +95,12 @@ func (s *Server) Netem(ctx context.Context, how string) error {
 func (s *Server) Drop(ctx context.Context, port, percent int) error {
 	script := "nft delete table inet kdump 2>/dev/null || :"
 	if percent > 0 {
+		some := ""
+		if percent < 100 {
+			some = fmt.Sprintf("numgen random mod 100 lt %d ", percent)
+		}
 		script += fmt.Sprintf("; nft add table inet kdump; nft 'add chain inet kdump in { type filter hook input priority 0; }'; "+
-			"nft add rule inet kdump in tcp dport %d numgen random mod 100 lt %d drop", port, percent)
+			"nft add rule inet kdump in tcp dport %d %sdrop", port, some)
 	}
 	_, err := s.Run(ctx, script)
 	return err

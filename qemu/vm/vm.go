@@ -181,6 +181,9 @@ func (n NIC) args() []string {
 	if n.Listen {
 		server = "on"
 	}
+	if strings.HasPrefix(model, "virtio-net") {
+		model += ",speed=1000,duplex=full" // a bond of 802.3ad takes no port without
+	}
 	args := []string{
 		"-netdev", fmt.Sprintf("stream,id=%s,server=%s,addr.type=unix,addr.path=%s", n.Name, server, comma(n.Socket)),
 		"-device", fmt.Sprintf("%s,netdev=%s,mac=%s,romfile=", model, n.Name, n.MAC),
