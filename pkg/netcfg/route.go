@@ -1,6 +1,7 @@
 package netcfg
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -226,9 +227,13 @@ func demote(a netip.Addr, index int) bool {
 	}
 	last := slices.MaxFunc(others, func(a, b netlink.Route) int { return a.Priority - b.Priority }).Priority
 	for _, r := range mine {
+		if r.Priority > last {
+			continue
+		}
 		old := r
 		r.Priority = max(last+1, behind)
-		if netlink.RouteAdd(&r) == nil {
+		// It is there already when a lease brought the first one back.
+		if err := netlink.RouteAdd(&r); err == nil || errors.Is(err, unix.EEXIST) {
 			netlink.RouteDel(&old)
 		}
 	}

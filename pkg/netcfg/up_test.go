@@ -172,6 +172,7 @@ func TestFlap(t *testing.T) {
 	n := c.up("ip=eth0:dhcp", "10.9.0.1", 30*time.Second)
 	c.log.await("eth0: carrier lost", 2, 0)
 	c.reach(n, "10.9.0.1", 2222, 5*time.Second)
+	c.log.await("from DHCP server", 1, 5*time.Second)
 	leases := c.log.count("from DHCP server")
 	p.sh("ip link set port down; sleep 1.5; ip link set port up")
 	c.log.await(`carrier after .* lost 3 times before`, 1, 5*time.Second)
@@ -235,7 +236,8 @@ func TestSeveralNICs(t *testing.T) {
 	n := c.up("ip=dhcp", "10.20.0.1", 20*time.Second)
 	c.reach(n, "10.20.0.1", 2222, 30*time.Second)
 	c.log.await("the next default route goes first now", 1, 0)
-	// The zero plan does the same, and IPv6 besides.
+	// The zero plan does the same, and IPv6 besides. The routes of the first
+	// attempt are still there, as they are for the next target of a list.
 	n.Close()
 	n = c.up("", "10.20.0.1", 20*time.Second)
 	c.reach(n, "10.20.0.1", 2222, 30*time.Second)

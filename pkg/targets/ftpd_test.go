@@ -14,7 +14,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -98,65 +97,20 @@ func lastOfEach(lines []string) []string {
 	})
 }
 
-// findProgram takes proftpd from a tree in the cache where Debian does not
-// let it be installed beside vsftpd.
+// findProgram takes the server of this machine, or of the trees that make fetches.
 func (s *ftpd) findProgram(t testing.TB) {
 	t.Helper()
-	s.program = "/usr/sbin/" + s.kind
-	if _, err := os.Stat(s.program); err == nil {
-		return
-	}
-	tree := filepath.Join(cacheDir(t), s.kind)
-	s.program = filepath.Join(tree, "usr/sbin", s.kind)
-	s.env = []string{"LD_LIBRARY_PATH=" + filepath.Join(tree, "usr/lib/x86_64-linux-gnu")}
-	if _, err := os.Stat(s.program); err == nil {
-		return
-	}
-	if err := fetchFTPD(tree, s.kind); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatalf("%s is missing, and cannot be fetched: %v", s.kind, err)
+	for _, tree := range []string{"/", "first", "second"} {
+		if tree != "/" {
+			tree = filepath.Join(os.Getenv("UKDUMP_CACHE"), "daemons", tree)
+			s.env = []string{fmt.Sprintf("LD_LIBRARY_PATH=%[1]s/usr/lib/x86_64-linux-gnu:%[1]s/lib/x86_64-linux-gnu", tree)}
 		}
-		t.Skipf("%s is missing, and cannot be fetched: %v", s.kind, err)
-	}
-}
-
-func cacheDir(t testing.TB) string {
-	if dir := os.Getenv("UKDUMP_CACHE"); dir != "" {
-		return dir
-	}
-	dir, err := filepath.Abs("../../_cache")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return dir
-}
-
-// fetchFTPD unpacks a server's packages, and the libraries that are not
-// everywhere, from where apt gets its own.
-func fetchFTPD(tree, kind string) error {
-	packages := map[string][]string{"vsftpd": {"vsftpd"}, "proftpd": {"proftpd-core", "proftpd-mod-crypto"}}[kind]
-	plan, err := exec.Command("apt-get", append([]string{"install", "-s", "--no-install-recommends", "-o", "Dir::State::status=/dev/null"}, packages...)...).Output()
-	if err != nil {
-		return fmt.Errorf("apt-get install -s: %w", err)
-	}
-	var names []string
-	for _, m := range regexp.MustCompile(`(?m)^Inst (\S+)`).FindAllStringSubmatch(string(plan), -1) {
-		if regexp.MustCompile(`^(vsftpd|proftpd|lib(hiredis|memcached|pcre2|wrap|cap2|acl1|ncursesw|tinfo|idn2|nsl|tirpc))`).MatchString(m[1]) {
-			names = append(names, m[1])
+		s.program = filepath.Join(tree, "usr/sbin", s.kind)
+		if _, err := os.Stat(s.program); err == nil {
+			return
 		}
 	}
-	script := `set -e; mkdir -p "$1"; new=$(mktemp -d "$1.XXXXXX"); shift 2
-cd "$new"; apt-get download "$@"; for d in *.deb; do dpkg-deb -x "$d" tree; done; rm *.deb; echo "$new"`
-	out, err := exec.Command("sh", append([]string{"-c", script, "sh", tree, kind}, names...)...).CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("apt-get download: %w\n%s", err, out)
-	}
-	fields := strings.Fields(string(out))
-	made := fields[len(fields)-1]
-	os.Remove(tree)
-	err = os.Rename(filepath.Join(made, "tree"), tree)
-	os.RemoveAll(made)
-	return err
+	findDaemon(t, s.kind)
 }
 
 // certificate makes NAME.pem, with its key, for an address; it is its own
