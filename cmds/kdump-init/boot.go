@@ -33,6 +33,7 @@ type capture struct {
 	cmdline    string // of findCrash, without which nothing goes on
 	elfcorehdr string
 	saved      string // what the last good attempt left; for the closing line
+	guard      guard
 
 	mu       sync.Mutex    // guards what follows
 	cfg      config.Config // see config
@@ -104,7 +105,9 @@ func boot() {
 		{"open consoles", 5 * time.Second, false, c.log.open},
 		{"look for a crash", 10 * time.Second, true, c.findCrash},
 		{"read configuration", 10 * time.Second, false, c.readConfig},
+		{"arm watchdogs", watchdogTimeout, false, c.armEarly},
 		{"load modules", modulesTimeout + 10*time.Second, false, c.loadModules},
+		{"arm watchdogs", watchdogTimeout, false, func() error { return c.arm(true) }},
 		{"save the crash", 0, true, c.attempts},
 	} {
 		if err := c.do(s); err != nil {
@@ -132,6 +135,8 @@ func (c *capture) do(s step) error {
 	if s.timeout == 0 {
 		return <-done
 	}
+	c.guard.beat(s.timeout)
+	defer c.guard.beat(0)
 	select {
 	case err := <-done:
 		return err

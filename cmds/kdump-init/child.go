@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ukdump/ukdump/internal/watchdog"
 )
 
 const (
@@ -30,27 +32,38 @@ func (c *capture) child(a attempt) (status int, err error) {
 		return 0, err
 	}
 	defer r.Close()
-	null, err := os.Open(os.DevNull)
+	beats, beater, err := os.Pipe()
 	if err != nil {
 		w.Close()
 		return 0, err
 	}
+	defer beats.Close()
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		w.Close()
+		beater.Close()
+		return 0, err
+	}
 	pid, died, err := c.children.start(a.argv, &syscall.ProcAttr{
-		Env:   childEnv(),
-		Files: []uintptr{null.Fd(), w.Fd(), w.Fd()},
+		Env:   append([]string{watchdog.FDVariable + "=3"}, childEnv()...),
+		Files: []uintptr{null.Fd(), w.Fd(), w.Fd(), beater.Fd()},
 		Sys:   &syscall.SysProcAttr{Setpgid: true},
 	})
 	null.Close()
 	w.Close()
+	beater.Close()
 	if err != nil {
 		return 0, err
 	}
+	pulse := watchdog.NewPulse(c.config().StallTimeout)
+	c.guard.beat(0)
+	go c.guard.follow(beats, pulse)
 	relayed := make(chan struct{})
 	go func() {
 		defer close(relayed)
-		c.relay(r, a)
+		c.relay(r, a, pulse)
 	}()
-	ws, err := c.await(pid, died, a.timeout)
+	ws, err := c.await(pid, died, a.timeout, pulse)
 	select { // its last words; a grandchild may hold the pipe open for ever
 	case <-relayed:
 	case <-time.After(time.Second):
@@ -70,7 +83,7 @@ const maxLine = 4096
 // relay puts what an attempt says on the consoles. The kernel log of the last
 // resort goes at the consoles' own pace; other lines may be lost on slow ones.
 // It reads to the end whatever comes: an attempt must not wait for it.
-func (c *capture) relay(r io.Reader, a attempt) {
+func (c *capture) relay(r io.Reader, a attempt, pulse *watchdog.Pulse) {
 	defer func() {
 		if e := recover(); e != nil {
 			c.logf("relay: panic: %v", e)
@@ -79,6 +92,10 @@ func (c *capture) relay(r io.Reader, a attempt) {
 	lines := bufio.NewReaderSize(r, maxLine)
 	for {
 		line, _, err := lines.ReadLine()
+		if a.console() { // a line is all the progress that there is
+			pulse.Beat(consolePatience)
+			c.guard.beat(consolePatience)
+		}
 		switch {
 		case err != nil:
 			return
@@ -93,31 +110,41 @@ func (c *capture) relay(r io.Reader, a attempt) {
 // consolePatience is how long a line may wait for a console that is behind.
 const consolePatience = 10 * time.Second
 
-// await waits for a process. After timeout it tells the process group to end,
-// and after that it kills it. What a process says that ended when it was told
-// to counts.
-func (c *capture) await(pid int, died <-chan death, timeout time.Duration) (unix.WaitStatus, error) {
-	select {
-	case d := <-died:
-		return d.status, d.err
-	case <-time.After(timeout):
+// await waits for a process. When it has outlived timeout, or its pulse, it tells the
+// process group to end, and after that it kills it. What a process says that ended
+// when it was told to counts.
+func (c *capture) await(pid int, died <-chan death, timeout time.Duration, pulse *watchdog.Pulse) (unix.WaitStatus, error) {
+	why := fmt.Sprintf("not done after %s", timeout)
+	end := time.After(timeout)
+	for waiting := true; waiting; {
+		select {
+		case d := <-died:
+			return d.status, d.err
+		case <-end:
+			waiting = false
+		case <-time.After(max(pulse.Left(), time.Millisecond)):
+			if waiting = pulse.Alive(); !waiting {
+				why = fmt.Sprintf("nothing moved for %s", pulse.Since().Round(time.Second))
+			}
+		}
 	}
-	c.logf("not done after %s, told to end", timeout)
+	c.logf("%s, told to end", why)
 	for _, s := range []struct {
 		signal unix.Signal
 		grace  time.Duration
 	}{{unix.SIGTERM, c.patience(endGrace)}, {unix.SIGKILL, c.patience(killGrace)}} {
+		c.guard.beat(s.grace)
 		_ = unix.Kill(-pid, s.signal) // ESRCH: it has just died, and died tells
 		select {
 		case d := <-died:
 			if d.err == nil && d.status.Exited() {
 				return d.status, nil
 			}
-			return 0, fmt.Errorf("not done after %s, killed", timeout)
+			return 0, fmt.Errorf("%s, killed", why)
 		case <-time.After(s.grace):
 		}
 	}
-	return 0, fmt.Errorf("not done after %s and does not die, left behind", timeout)
+	return 0, fmt.Errorf("%s and does not die, left behind", why)
 }
 
 // childEnv bounds the attempt's memory: its Go heap may take half of what is

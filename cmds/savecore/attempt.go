@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/ukdump/ukdump/internal/modules"
+	"github.com/ukdump/ukdump/internal/watchdog"
 	"github.com/ukdump/ukdump/pkg/dump"
 	"github.com/ukdump/ukdump/pkg/memmap"
 	"github.com/ukdump/ukdump/pkg/targets"
@@ -28,11 +29,20 @@ type attempt struct {
 	target targets.Target
 	dir    string // of this crash, on the target
 	sums   sums
+	beat   *watchdog.Beater // tells PID 1 that this attempt moves; nil: nobody asks
 }
 
 func newAttempt(o options, log *logger, out io.Writer) *attempt {
 	return &attempt{o: o, log: log, out: out}
 }
+
+// What may take longer than PID 1's patience although nothing is wrong. Everything
+// else moves in small steps.
+const (
+	commitGrace = 2 * time.Minute // what a disk or server still has to write
+	closeGrace  = time.Minute     // unmounting, and what is not safe before it
+	removeGrace = time.Minute     // of a large file
+)
 
 // run saves in the order of worth: the kernel log, then the core, then how it
 // went. What fails does not touch what was saved before it.
@@ -50,6 +60,7 @@ func (a *attempt) run(ctx context.Context) int {
 		return exitNothing
 	}
 	status := a.save(ctx)
+	a.beat.Beat(closeGrace)
 	if err := a.target.Close(); err != nil {
 		a.log.printf("close target: %v", err)
 		if status == exitSaved {
@@ -147,6 +158,8 @@ func (a *attempt) openTarget(ctx context.Context) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, a.o.targetTimeout)
 	defer cancel()
 	start := time.Now()
+	a.beat.Beat(a.o.targetTimeout)
+	defer a.beat.Beat(0)
 	a.target, err = targets.Open(ctx, a.o.target, targets.Options{Log: a.log.printf, MountDir: a.o.mountDir, Driver: loadDriver})
 	if err != nil {
 		return err
@@ -195,6 +208,7 @@ func (a *attempt) saveCaptureLog(ctx context.Context) error {
 
 // writeFile writes one small file of the dump directory and commits it.
 func (a *attempt) writeFile(ctx context.Context, name string, write func(io.Writer) error) (int64, error) {
+	a.beat.Beat(0)
 	f, err := a.target.Create(ctx, a.dir+"/"+name)
 	if err != nil {
 		return 0, err
@@ -250,7 +264,7 @@ func (a *attempt) saveCoreAt(ctx context.Context, level memmap.Level) (used memm
 // classify makes the map for level; where the kernel's data does not allow it,
 // for the weaker level that always works.
 func (a *attempt) classify(ctx context.Context, level memmap.Level) *memmap.Map {
-	m, err := memmap.Plan(ctx, a.core, memmap.Options{Level: level, Workers: a.o.workers})
+	m, err := memmap.Plan(ctx, a.core, memmap.Options{Level: level, Workers: a.o.workers, Progress: func() { a.beat.Beat(0) }})
 	for _, n := range m.Notes {
 		a.log.printf("memory map: %s", n)
 	}

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ukdump/ukdump/internal/cmdline"
+	"github.com/ukdump/ukdump/internal/watchdog"
 	"github.com/ukdump/ukdump/pkg/config"
 	"github.com/ukdump/ukdump/pkg/dump"
 	"github.com/ukdump/ukdump/pkg/kdumpfile"
@@ -39,6 +40,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if isExtraction(args) {
 		return extract(args, stdout, stderr)
 	}
+	beat := watchdog.NewBeater()
 	o, err := parse(args, stdout)
 	if err == flag.ErrHelp {
 		return 0
@@ -57,7 +59,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 	}
 	log := newLogger(said, o.kmsg)
 	defer log.close()
-	return newAttempt(o, log, stdout).run(ctx)
+	a := newAttempt(o, log, stdout)
+	a.beat = beat
+	return a.run(ctx)
 }
 
 // options is one attempt as its command line describes it.

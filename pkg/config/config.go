@@ -39,6 +39,8 @@ type Config struct {
 	AttemptTimeout time.Duration // one target's attempt; what is left of Timeout if that is less
 	NetTimeout     time.Duration // until the network to a target is up
 	DeviceTimeout  time.Duration // until a target's device is there
+	StallTimeout   time.Duration // that an attempt may stand still
+	Watchdog       time.Duration // that the capture may stand still before it is reset, or one of the next two
 
 	Pre, Post  []string // hooks: absolute paths of programs in the image
 	Workers    int      // compressing workers; 0: as many as CPUs are online
@@ -48,6 +50,12 @@ type Config struct {
 
 	set map[string]string // key -> where it was set; never written in place
 }
+
+// Other values of Config.Watchdog.
+const (
+	WatchdogAuto time.Duration = 0  // armed where there is one; resets the machine only when PID 1 itself is stuck
+	WatchdogOff  time.Duration = -1 // not touched
+)
 
 // Word is a word of a kernel command line.
 type Word = cmdline.Word
@@ -81,6 +89,8 @@ func Default() Config {
 		AttemptTimeout: 20 * time.Minute,
 		NetTimeout:     90 * time.Second,
 		DeviceTimeout:  30 * time.Second,
+		StallTimeout:   2 * time.Minute,
+		Watchdog:       WatchdogAuto,
 	}
 }
 

@@ -35,6 +35,8 @@ func keys() []key {
 		durationKey("attempt-timeout", func(c *Config) *time.Duration { return &c.AttemptTimeout }),
 		durationKey("net-timeout", func(c *Config) *time.Duration { return &c.NetTimeout }),
 		durationKey("device-timeout", func(c *Config) *time.Duration { return &c.DeviceTimeout }),
+		durationKey("stall-timeout", func(c *Config) *time.Duration { return &c.StallTimeout }),
+		watchdogKey(),
 		later(listKey("pre", "an absolute path", checkPath, func(c *Config) *[]string { return &c.Pre })),
 		later(listKey("post", "an absolute path", checkPath, func(c *Config) *[]string { return &c.Post })),
 		intKey("workers", "a number from 0 (one for each CPU) to 1024", 0, 1024, func(c *Config) *int { return &c.Workers }),
@@ -193,6 +195,45 @@ func durationKey(name string, field func(*Config) *time.Duration) key {
 			return msg
 		},
 		print: func(c *Config) []string { return []string{formatDuration(*field(c))} },
+	}
+}
+
+// Watchdogs count whole seconds: 4 is the least that can be fed in time on a busy
+// machine, and more than an hour guards nothing.
+const (
+	minWatchdog = 4 * time.Second
+	maxWatchdog = time.Hour
+)
+
+func watchdogKey() key {
+	return key{name: "watchdog", want: "auto, off, or a time from 4s to 1h",
+		parse: func(c *Config, value string) string {
+			switch value {
+			case "auto":
+				c.Watchdog = WatchdogAuto
+				return ""
+			case "off":
+				c.Watchdog = WatchdogOff
+				return ""
+			}
+			d, msg := parseDuration(value)
+			if msg == "" && (d < minWatchdog || d > maxWatchdog) {
+				msg = "out of range"
+			}
+			if msg == "" {
+				c.Watchdog = d
+			}
+			return msg
+		},
+		print: func(c *Config) []string {
+			switch c.Watchdog {
+			case WatchdogAuto:
+				return []string{"auto"}
+			case WatchdogOff:
+				return []string{"off"}
+			}
+			return []string{formatDuration(c.Watchdog)}
+		},
 	}
 }
 

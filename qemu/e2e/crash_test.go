@@ -38,6 +38,10 @@ func TestCrash(t *testing.T) {
 		{"btrfs-by-partlabel", testBtrfs},
 		{"ext4-by-path-on-virtio", testPath},
 		{"baseline", testBaseline},
+		{"watchdog-savecore-hangs", testWatchdogBites},
+		{"watchdog-armed-and-savecore-slow", testWatchdogWaits},
+		{"softdog-savecore-hangs", testSoftdog},
+		{"savecore-stands-still", testStall},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
