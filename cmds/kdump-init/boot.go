@@ -16,6 +16,7 @@ import (
 	"github.com/ukdump/ukdump/internal/blockdev"
 	"github.com/ukdump/ukdump/internal/cmdline"
 	"github.com/ukdump/ukdump/internal/modules"
+	"github.com/ukdump/ukdump/internal/result"
 	"github.com/ukdump/ukdump/pkg/config"
 	"github.com/ukdump/ukdump/pkg/targets"
 	"github.com/ukdump/ukdump/pkg/vmcore"
@@ -103,6 +104,7 @@ func boot() {
 	for _, s := range []step{
 		{"mount kernel filesystems", 10 * time.Second, false, c.mountKernel},
 		{"open consoles", 5 * time.Second, false, c.log.open},
+		{"bound memory", 5 * time.Second, false, c.boundMemory},
 		{"look for a crash", 10 * time.Second, true, c.findCrash},
 		{"read configuration", 10 * time.Second, false, c.readConfig},
 		{"arm watchdogs", watchdogTimeout, false, c.armEarly},
@@ -281,23 +283,20 @@ func (c *capture) targetsThere() bool {
 // attempts runs the plan until a target has the whole crash.
 func (c *capture) attempts() error {
 	best := exitNothing
-	for _, a := range plan(c.config(), c.elfcorehdr) {
+	list := plan(c.config(), c.elfcorehdr)
+	for i, a := range list {
 		if a.console() && best == exitLogOnly {
 			break // the log is safe on a target already
 		}
-		if a.timeout = c.allot(a); a.timeout < shortest {
-			c.logf("no time is left for %s", a.target())
-			continue
-		}
-		c.logf("run %s", a.redacted())
-		status, err := c.child(a)
+		status, err := c.try(a)
 		switch {
 		case err != nil:
-			c.logf("savecore: %v", err)
+			c.logf("%v", err)
 		case status == exitSaved && a.console():
 			return errors.New("no target could be used, the kernel log is above")
 		case status == exitSaved:
 			c.saved = "crash saved on " + a.target()
+			c.tellLocally(a, list[i+1:])
 			return nil
 		case status == exitLogOnly:
 			best = status
@@ -310,6 +309,58 @@ func (c *capture) attempts() error {
 		return errors.New(c.saved)
 	}
 	return errors.New("nothing could be saved")
+}
+
+// try makes an attempt, if there is time for it, and sees to it that the result
+// tells of it.
+func (c *capture) try(a attempt) (status int, err error) {
+	if a.timeout = c.allot(a); a.timeout < shortest {
+		return exitNothing, fmt.Errorf("no time is left for %s", a.target())
+	}
+	c.logf("run %s", a.redacted())
+	start := time.Now()
+	status, err = c.child(a)
+	if err != nil && !a.console() {
+		c.note(a, err, time.Since(start))
+	}
+	if err != nil {
+		err = fmt.Errorf("savecore: %w", err)
+	}
+	return status, err
+}
+
+// note writes down an attempt that could not do it itself.
+func (c *capture) note(a attempt, why error, took time.Duration) {
+	r, err := result.Load(result.RunPath)
+	if err != nil {
+		r = &result.Result{Saved: result.SavedNothing}
+	}
+	r.Attempts = append(r.Attempts, result.Attempt{Target: a.target(), Saved: result.SavedNothing, Error: why.Error(), Seconds: took.Round(time.Millisecond).Seconds()})
+	if err := r.Store(result.RunPath); err != nil {
+		c.logf("result: %v", err)
+	}
+}
+
+// tellTimeout bounds what is done for a crash that is safe already.
+const tellTimeout = time.Minute
+
+// tellLocally leaves the kernel log and the result on the first disk behind a server
+// that has the dump: the production system can read them there.
+func (c *capture) tellLocally(done attempt, rest []attempt) {
+	if !done.network() {
+		return
+	}
+	for _, a := range rest {
+		if a.console() || a.network() {
+			continue
+		}
+		a = a.logOnly()
+		a.timeout = tellTimeout
+		if _, err := c.try(a); err != nil {
+			c.logf("%v", err)
+		}
+		return
+	}
 }
 
 // shortest is the shortest time that is worth an attempt.

@@ -5,13 +5,12 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ukdump/ukdump/internal/result"
 	"github.com/ukdump/ukdump/internal/watchdog"
 )
 
@@ -45,7 +44,7 @@ func (c *capture) child(a attempt) (status int, err error) {
 		return 0, err
 	}
 	pid, died, err := c.children.start(a.argv, &syscall.ProcAttr{
-		Env:   append([]string{watchdog.FDVariable + "=3"}, childEnv()...),
+		Env:   append([]string{watchdog.FDVariable + "=3", result.PathVariable + "=" + result.RunPath}, childEnv()...),
 		Files: []uintptr{null.Fd(), w.Fd(), w.Fd(), beater.Fd()},
 		Sys:   &syscall.SysProcAttr{Setpgid: true},
 	})
@@ -55,6 +54,7 @@ func (c *capture) child(a attempt) (status int, err error) {
 	if err != nil {
 		return 0, err
 	}
+	giveUp(pid, attemptScore)
 	pulse := watchdog.NewPulse(c.config().StallTimeout)
 	c.guard.beat(0)
 	go c.guard.follow(beats, pulse)
@@ -157,16 +157,4 @@ func childEnv() []string {
 		env = append(env, fmt.Sprintf("GOMEMLIMIT=%dKiB", max(kib/2, 12<<10)))
 	}
 	return append(env, os.Environ()...)
-}
-
-// memAvailable is MemAvailable of /proc/meminfo in KiB, 0 if it cannot be had.
-func memAvailable() int {
-	b, err := os.ReadFile("/proc/meminfo")
-	if err != nil {
-		return 0
-	}
-	_, rest, _ := strings.Cut(string(b), "MemAvailable:")
-	rest, _, _ = strings.Cut(rest, "kB")
-	n, _ := strconv.Atoi(strings.TrimSpace(rest))
-	return n
 }

@@ -137,6 +137,7 @@ func (c *capture) shell() error {
 	if err != nil {
 		return err
 	}
+	giveUp(pid, otherScore)
 	_, err = c.await(pid, died, timeout, watchdog.NewPulse(timeout))
 	return err
 }

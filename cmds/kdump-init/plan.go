@@ -34,6 +34,18 @@ func (a attempt) String() string {
 // console says whether this is the last resort, the kernel log on the consoles.
 func (a attempt) console() bool { return a.argv[len(a.argv)-1] == "-" }
 
+// network says whether its target is on a server.
+func (a attempt) network() bool {
+	spec, err := targets.Parse(a.argv[len(a.argv)-1])
+	return err == nil && spec.Network()
+}
+
+// logOnly is the same attempt without the core.
+func (a attempt) logOnly() attempt {
+	a.argv = slices.Insert(slices.Clone(a.argv), 1, "-log-only")
+	return a
+}
+
 // target is where it goes, without secrets.
 func (a attempt) target() string { return targets.Redacted(a.argv[len(a.argv)-1]) }
 

@@ -36,6 +36,20 @@ func TestPlan(t *testing.T) {
 	}
 }
 
+// What goes to a disk besides leaves the attempt itself alone.
+func TestLogOnly(t *testing.T) {
+	cfg := config.Default()
+	cfg.Targets = []string{"nfs://h/x", "disk:///a?dev=LABEL=A"}
+	list := plan(cfg, "")
+	if !list[0].network() || list[1].network() || list[2].network() {
+		t.Errorf("network: %v %v %v", list[0].network(), list[1].network(), list[2].network())
+	}
+	before := list[1].String()
+	if got, want := list[1].logOnly().String(), strings.Replace(before, "savecore", "savecore -log-only", 1); got != want || list[1].String() != before {
+		t.Errorf("got %s\nwant %s\nleft %s", got, want, list[1])
+	}
+}
+
 // Attempts share the start of their argv: one must not write into another's.
 func TestPlanAttemptsDoNotShareRoom(t *testing.T) {
 	cfg := config.Default()

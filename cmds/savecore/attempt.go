@@ -29,11 +29,13 @@ type attempt struct {
 	target targets.Target
 	dir    string // of this crash, on the target
 	sums   sums
-	beat   *watchdog.Beater // tells PID 1 that this attempt moves; nil: nobody asks
+
+	account *account
+	beat    *watchdog.Beater // tells PID 1 that this attempt moves; nil: nobody asks
 }
 
 func newAttempt(o options, log *logger, out io.Writer) *attempt {
-	return &attempt{o: o, log: log, out: out}
+	return &attempt{o: o, log: log, out: out, account: newAccount(o, log)}
 }
 
 // What may take longer than PID 1's patience although nothing is wrong. Everything
@@ -44,60 +46,95 @@ const (
 	removeGrace = time.Minute     // of a large file
 )
 
-// run saves in the order of worth: the kernel log, then the core, then how it
-// went. What fails does not touch what was saved before it.
+// run is the attempt, and its account.
 func (a *attempt) run(ctx context.Context) int {
-	if err := a.openCore(); err != nil {
-		a.log.printf("no core: %v", err)
-		return exitNothing
-	}
-	defer a.core.Close()
 	if a.o.target == "-" {
 		return a.printLog()
 	}
-	if err := a.openTarget(ctx); err != nil {
-		a.log.printf("target: %v", err)
-		return exitNothing
-	}
-	status := a.save(ctx)
-	a.beat.Beat(closeGrace)
-	if err := a.target.Close(); err != nil {
-		a.log.printf("close target: %v", err)
-		if status == exitSaved {
-			return exitLogOnly
-		}
-	}
+	status, err := a.toTarget(ctx)
+	a.closeAccount(status, err)
 	return status
 }
 
-func (a *attempt) save(ctx context.Context) int {
-	logErr := a.saveLog(ctx)
+// toTarget saves the core on the target. The error is what kept it from saving all.
+func (a *attempt) toTarget(ctx context.Context) (status int, err error) {
+	if err := a.account.step("open core", a.openCore); err != nil {
+		a.log.printf("no core: %v", err)
+		return exitNothing, fmt.Errorf("no core: %w", err)
+	}
+	defer a.core.Close()
+	if err := a.account.step("open target", func() error { return a.openTarget(ctx) }); err != nil {
+		a.log.printf("target: %v", err)
+		return exitNothing, err
+	}
+	status, err = a.save(ctx)
+	a.beat.Beat(closeGrace)
+	if closeErr := a.account.step("close target", a.target.Close); closeErr != nil {
+		a.log.printf("close target: %v", closeErr)
+		err = errors.Join(err, closeErr)
+		if status == exitSaved {
+			status = exitLogOnly
+		}
+	}
+	return status, err
+}
+
+// save saves in the order of worth: the kernel log, then the core, then how it
+// went. What fails does not touch what was saved before it.
+func (a *attempt) save(ctx context.Context) (status int, err error) {
+	logErr := a.account.step("kernel log", func() error { return a.saveLog(ctx) })
 	if logErr != nil {
 		a.log.printf("kernel log not saved: %v", logErr)
+		a.account.lose("the kernel log: %v", logErr)
 	}
-	coreErr := a.saveCore(ctx)
-	if coreErr != nil {
-		a.log.printf("core not saved: %v", coreErr)
-	}
-	// How it went is told even if the time is over: what kills this process
-	// after SIGTERM bounds it.
-	end := context.WithoutCancel(ctx)
-	if err := a.saveCaptureLog(end); err != nil {
-		a.log.printf("capture.log not saved: %v", err)
-	}
-	if err := a.sums.save(end, a); err != nil {
-		a.log.printf("SHA256SUMS not saved: %v", err) // the files that it sums up are safe
-	}
+	coreErr := a.saveCoreIfAsked(ctx)
+	status = exitNothing
 	switch {
-	case coreErr == nil:
+	case coreErr == nil && (logErr == nil || !a.o.logOnly):
+		status = exitSaved
+	case logErr == nil:
+		status = exitLogOnly
+	}
+	a.saveAccount(context.WithoutCancel(ctx), status)
+	switch status {
+	case exitSaved:
 		a.prune(ctx)
 		a.log.printf("saved %s on %s", a.dir, targets.Redacted(a.o.target))
-		return exitSaved
-	case logErr == nil:
+	case exitLogOnly:
 		a.log.printf("saved only the kernel log in %s on %s", a.dir, targets.Redacted(a.o.target))
-		return exitLogOnly
 	}
-	return exitNothing
+	return status, errors.Join(logErr, coreErr)
+}
+
+func (a *attempt) saveCoreIfAsked(ctx context.Context) error {
+	if a.o.logOnly {
+		a.account.lose("the core: only the kernel log was asked for")
+		return nil
+	}
+	err := a.account.step("core", func() error { return a.saveCore(ctx) })
+	if err != nil {
+		a.log.printf("core not saved: %v", err)
+		a.account.lose("the core: %v", err)
+	}
+	return err
+}
+
+// saveAccount tells how it went, even if the time is over: what kills this process
+// after SIGTERM bounds it.
+func (a *attempt) saveAccount(ctx context.Context, status int) {
+	a.logMemory()
+	for _, f := range []struct {
+		name string
+		save func() error
+	}{
+		{"capture.log", func() error { return a.saveCaptureLog(ctx) }},
+		{"result.json", func() error { return a.saveResult(ctx, status) }},
+		{"SHA256SUMS", func() error { return a.sums.save(ctx, a) }}, // the files that it sums up are safe
+	} {
+		if err := f.save(); err != nil {
+			a.log.printf("%s not saved: %v", f.name, err)
+		}
+	}
 }
 
 // openCore opens the core, or old memory itself where the kernel offers none.
@@ -147,6 +184,11 @@ func (a *attempt) describe(path string) {
 }
 
 func (a *attempt) printLog() int {
+	if err := a.openCore(); err != nil {
+		a.log.printf("no core: %v", err)
+		return exitNothing
+	}
+	defer a.core.Close()
 	if _, err := triage.Log(a.core, a.out, triage.LogOptions{}); err != nil {
 		a.log.printf("%v", err)
 		return exitNothing
@@ -222,6 +264,7 @@ func (a *attempt) writeFile(ctx context.Context, name string, write func(io.Writ
 		return 0, err
 	}
 	a.sums.add(sum)
+	a.account.file(name, f.Size())
 	return f.Size(), nil
 }
 
@@ -236,6 +279,7 @@ func (a *attempt) saveCore(ctx context.Context) error {
 		return err
 	}
 	a.log.printf("degraded: dump level %d does not fit (%v); trying level %d", used, err, memmap.LevelMax)
+	a.account.lose("what dump level %d leaves out: level %d does not fit", memmap.LevelMax, used)
 	_, err = a.saveCoreAt(ctx, memmap.LevelMax)
 	return err
 }
@@ -270,6 +314,7 @@ func (a *attempt) classify(ctx context.Context, level memmap.Level) *memmap.Map 
 	}
 	if err != nil && ctx.Err() == nil {
 		a.log.printf("degraded: %v", err)
+		a.account.lose("nothing, but %v", err)
 	}
 	if m.Absent > 0 {
 		a.log.printf("%d pages were left out of the core before", m.Absent)

@@ -82,6 +82,7 @@ type options struct {
 	targetTimeout time.Duration // to reach the target
 	progress      time.Duration // between progress lines
 	mountDir      string
+	logOnly       bool // not the core
 	kmsg          bool // log to the kernel's log too, and save that as capture.log
 }
 
@@ -116,6 +117,7 @@ func parse(args []string, help io.Writer) (o options, err error) {
 	fs.DurationVar(&o.targetTimeout, "target-timeout", d.DeviceTimeout, "`time` for the target to appear and answer")
 	fs.DurationVar(&o.progress, "progress", 2*time.Second, "`time` between progress lines; 0 is none")
 	fs.StringVar(&o.mountDir, "mount", "/mnt", "`directory` to mount a disk on")
+	fs.BoolVar(&o.logOnly, "log-only", false, "save the kernel log, and not the core")
 	fs.BoolVar(&o.kmsg, "kmsg", false, "log to /dev/kmsg too, and save the running kernel's log as capture.log")
 	switch err := fs.Parse(args); {
 	case err == flag.ErrHelp:

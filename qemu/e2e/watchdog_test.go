@@ -78,7 +78,7 @@ func testWatchdogWaits(t *testing.T, l *lab) {
 	want(t, res, "appliance: armed: watchdog0 (i6300ESB timer), timeout 20s", "kdump-init: armed: watchdog0 (i6300ESB timer), timeout 10s",
 		"saboteur: slows savecore: <nil>", "kdump-init: done: ")
 	dir := oneDirectory(t, res)
-	checkFiles(t, dir, "vmcore", "vmcore-dmesg.txt", "capture.log", "SHA256SUMS")
+	checkFiles(t, dir, "vmcore", "vmcore-dmesg.txt", "capture.log", "result.json", "SHA256SUMS")
 }
 
 // testStall: the first attempt stands still in mid write. PID 1 ends it and has the
@@ -92,6 +92,6 @@ func testStall(t *testing.T, l *lab) {
 	})
 	want(t, res, "kdump-init: armed: watchdog0 (i6300ESB timer), timeout 1m0s", "kdump-init: nothing moved for 8s, told to end", "kdump-init: done: ")
 	dir := oneDirectory(t, res)
-	checkFiles(t, dir, "vmcore", "vmcore-dmesg.txt", "capture.log", "SHA256SUMS")
+	checkFiles(t, dir, "vmcore", "vmcore-dmesg.txt", "capture.log", "result.json", "SHA256SUMS")
 	contains(t, dir, "capture.log", "nothing moved for 8s")
 }
