@@ -322,6 +322,11 @@ func (c *capture) try(a attempt) (status int, err error) {
 	status, err = c.child(a)
 	if err != nil && !a.console() {
 		c.note(a, err, time.Since(start))
+		// It left its mount behind, in the way of the next one's.
+		unmount := func() error { return c.machine.unmount(c.logf) }
+		if err := c.do(step{timeout: unmountTimeout, run: unmount}); err != nil {
+			c.logf("unmount: %v", err)
+		}
 	}
 	if err != nil {
 		err = fmt.Errorf("savecore: %w", err)

@@ -20,7 +20,7 @@ func testWatchdogBites(t *testing.T, l *lab) {
 		crash:    rig.Crash{Fill: true, Append: "saboteur.stop=savecore:2097152", Extra: hardware()},
 	})
 	want(t, res, "kdump-init: armed: watchdog0 (i6300ESB timer), timeout 10s", "saboteur: stops savecore: <nil>")
-	bitten(t, res, 9*time.Second, 30*time.Second)
+	bitten(t, res)
 }
 
 // testSoftdog: the same with the kernel's watchdog in software, which an image has
@@ -33,12 +33,12 @@ func testSoftdog(t *testing.T, l *lab) {
 		crash:    rig.Crash{Fill: true, Append: "saboteur.stop=savecore:2097152"},
 	})
 	want(t, res, "kdump-init: armed: watchdog0 (Software Watchdog), timeout 10s", "softdog: Initiating system reboot")
-	bitten(t, res, 9*time.Second, 30*time.Second)
+	bitten(t, res)
 }
 
 // bitten checks that the machine was reset while savecore was stopped, and not by
 // us, and what the target holds then.
-func bitten(t *testing.T, res *rig.Result, least, most time.Duration) {
+func bitten(t *testing.T, res *rig.Result) {
 	t.Helper()
 	for _, text := range []string{"kdump-init: done: ", "kdump-init: FAILED: ", "nothing moved for"} {
 		if line, ok := res.Said(text); ok {
@@ -54,8 +54,8 @@ func bitten(t *testing.T, res *rig.Result, least, most time.Duration) {
 			back = line.At
 		}
 	}
-	if took := back - stopped; stopped == 0 || took < least || took > most {
-		t.Errorf("the next kernel came %s after savecore was stopped, want %s to %s", took, least, most)
+	if took := back - stopped; stopped == 0 || took < 9*time.Second || took > 2*time.Minute { // a busy host is slow
+		t.Errorf("the next kernel came %s after savecore was stopped, want 10 s and some", took)
 	} else {
 		t.Logf("reset, and the next kernel up, %s after savecore was stopped", took)
 	}
@@ -94,4 +94,5 @@ func testStall(t *testing.T, l *lab) {
 	dir := oneDirectory(t, res)
 	checkFiles(t, dir, "vmcore", "vmcore-dmesg.txt", "capture.log", "result.json", "SHA256SUMS")
 	contains(t, dir, "capture.log", "nothing moved for 8s")
+	contains(t, dir, "result.json", `"error": "nothing moved for 8s, killed"`, `"saved": "all"`, `"savecore_peak_kib"`)
 }
