@@ -110,7 +110,8 @@ func boot() {
 		{"arm watchdogs", watchdogTimeout, false, c.armEarly},
 		{"load modules", modulesTimeout + 10*time.Second, false, c.loadModules},
 		{"arm watchdogs", watchdogTimeout, false, func() error { return c.arm(true) }},
-		{"save the crash", 0, true, c.attempts},
+		{"pre hooks", 0, false, func() error { return c.hooks("pre", c.config().Pre) }},
+		{"save the crash", 0, true, c.attemptsAndPost},
 	} {
 		if err := c.do(s); err != nil {
 			c.logf("%s: %v", s.name, err)
@@ -278,6 +279,15 @@ func (c *capture) targetsThere() bool {
 		}
 	}
 	return len(urls) > 0
+}
+
+// attemptsAndPost has the post hooks run whatever became of the attempts.
+func (c *capture) attemptsAndPost() error {
+	err := c.attempts()
+	if hookErr := c.hooks("post", c.config().Post); hookErr != nil {
+		c.logf("%v", hookErr)
+	}
+	return err
 }
 
 // attempts runs the plan until a target has the whole crash.

@@ -44,7 +44,7 @@ func (c *capture) child(a attempt) (status int, err error) {
 		return 0, err
 	}
 	pid, died, err := c.children.start(a.argv, &syscall.ProcAttr{
-		Env:   append([]string{watchdog.FDVariable + "=3", result.PathVariable + "=" + result.RunPath}, childEnv()...),
+		Env:   append(append(a.env, watchdog.FDVariable+"=3", result.PathVariable+"="+result.RunPath), childEnv()...),
 		Files: []uintptr{null.Fd(), w.Fd(), w.Fd(), beater.Fd()},
 		Sys:   &syscall.SysProcAttr{Setpgid: true},
 	})
@@ -54,9 +54,7 @@ func (c *capture) child(a attempt) (status int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	giveUp(pid, attemptScore)
-	pulse := watchdog.NewPulse(c.config().StallTimeout)
-	c.guard.beat(0)
+	pulse := c.watch(pid, a)
 	go c.guard.follow(beats, pulse)
 	relayed := make(chan struct{})
 	go func() {
@@ -75,6 +73,18 @@ func (c *capture) child(a attempt) (status int, err error) {
 		return 0, fmt.Errorf("killed by %s", unix.SignalName(ws.Signal()))
 	}
 	return ws.ExitStatus(), nil
+}
+
+// watch says what to expect of a process: a hook knows nothing of beats.
+func (c *capture) watch(pid int, a attempt) *watchdog.Pulse {
+	if a.hook != "" {
+		giveUp(pid, otherScore)
+		c.guard.beat(a.timeout)
+		return watchdog.NewPulse(a.timeout + time.Second)
+	}
+	giveUp(pid, attemptScore)
+	c.guard.beat(0)
+	return watchdog.NewPulse(c.config().StallTimeout)
 }
 
 // maxLine bounds a line that is relayed: a longer one becomes several.
@@ -99,6 +109,8 @@ func (c *capture) relay(r io.Reader, a attempt, pulse *watchdog.Pulse) {
 		switch {
 		case err != nil:
 			return
+		case a.hook != "":
+			c.logf("%s %s: %s", a.hook, a.argv[0], line)
 		case a.console():
 			c.log.plain(string(line), consolePatience)
 		default:

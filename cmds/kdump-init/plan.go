@@ -17,10 +17,12 @@ const savecorePath = "/bbin/savecore"
 // mountDir is where an attempt mounts a disk.
 const mountDir = "/mnt"
 
-// attempt is one run of savecore. Its argv can be pasted into a shell.
+// attempt is one run of savecore, or of a hook. Its argv can be pasted into a shell.
 type attempt struct {
 	argv    []string
 	timeout time.Duration
+	hook    string   // "pre" or "post"; "": savecore
+	env     []string // of a hook, besides what all have
 }
 
 func (a attempt) String() string {

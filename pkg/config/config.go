@@ -42,7 +42,9 @@ type Config struct {
 	StallTimeout   time.Duration // that an attempt may stand still
 	Watchdog       time.Duration // that the capture may stand still before it is reset, or one of the next two
 
-	Pre, Post  []string // hooks: absolute paths of programs in the image
+	Pre, Post   []string      // hooks: absolute paths of programs in the image
+	HookTimeout time.Duration // of each hook
+
 	Workers    int      // compressing workers; 0: as many as CPUs are online
 	Recipients []string // age public keys
 	Notify     string   // syslog:, http: or https: URL
@@ -90,6 +92,7 @@ func Default() Config {
 		NetTimeout:     90 * time.Second,
 		DeviceTimeout:  30 * time.Second,
 		StallTimeout:   2 * time.Minute,
+		HookTimeout:    30 * time.Second,
 		Watchdog:       WatchdogAuto,
 	}
 }

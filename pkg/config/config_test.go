@@ -148,7 +148,7 @@ func TestAttemptLongerThanAll(t *testing.T) {
 // What the grammar has and nothing acts on is said, not passed over.
 func TestNotSupportedYet(t *testing.T) {
 	for _, line := range []string{
-		"pre = /etc/kdump/pre", "post = /etc/kdump/post", "recipient = age1qqqq",
+		"recipient = age1qqqq",
 		"notify = syslog://loghost", "ip = dhcp", "vlan = vlan5:eth0",
 	} {
 		c, problems := parse(line + "\n")
