@@ -72,7 +72,7 @@ func plan(cfg config.Config, elfcorehdr string) []attempt {
 	for _, target := range cfg.Targets {
 		argv := append(common[:len(common):len(common)],
 			"-level", strconv.Itoa(cfg.Level), "-compress", compress, "-format", cfg.Format,
-			"-reserve", config.FormatSize(cfg.Reserve), "-keep", strconv.Itoa(cfg.Keep), "-workers", strconv.Itoa(cfg.Workers),
+			"-reserve", config.FormatSize(cfg.Reserve), "-keep", strconv.Itoa(cfg.Keep), "-crash-loop", cfg.CrashLoop.String(), "-workers", strconv.Itoa(cfg.Workers),
 			"-checksum="+strconv.FormatBool(cfg.Checksum), "-target-timeout", targetTimeout(cfg, target).String(), "-mount", mountDir, target)
 		list = append(list, attempt{argv: argv, timeout: cfg.AttemptTimeout})
 	}

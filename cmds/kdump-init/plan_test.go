@@ -18,7 +18,7 @@ func TestPlan(t *testing.T) {
 	if len(got) != 3 {
 		t.Fatalf("%d attempts, want one for each target and the console", len(got))
 	}
-	want := "/bbin/savecore -kmsg -elfcorehdr 0x9000000 -level 17 -compress zstd:3 -format kdump -reserve 64M -keep 5 -workers 0 " +
+	want := "/bbin/savecore -kmsg -elfcorehdr 0x9000000 -level 17 -compress zstd:3 -format kdump -reserve 64M -keep 5 -crash-loop 5/60 -workers 0 " +
 		"-checksum=true -target-timeout 30s -mount /mnt 'disk:///a?dev=LABEL=A&fstype=xfs'"
 	if got[0].String() != want {
 		t.Errorf("first attempt:\n%s\nwant\n%s", got[0], want)

@@ -98,7 +98,10 @@ func (a *attempt) save(ctx context.Context) (status int, err error) {
 	a.saveAccount(context.WithoutCancel(ctx), status)
 	switch status {
 	case exitSaved:
-		a.prune(ctx)
+		if !a.o.logOnly {
+			a.thinOut(ctx)
+			a.prune(ctx)
+		}
 		a.log.printf("saved %s on %s", a.dir, targets.Redacted(a.o.target))
 	case exitLogOnly:
 		a.log.printf("saved only the kernel log in %s on %s", a.dir, targets.Redacted(a.o.target))

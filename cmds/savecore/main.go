@@ -78,6 +78,7 @@ type options struct {
 	checksum      bool   // read the core back for SHA256SUMS
 	reserve       uint64 // bytes that stay free on the target
 	keep          int    // complete dumps to keep, 0: all
+	loop          config.Loop
 	workers       int
 	targetTimeout time.Duration // to reach the target
 	progress      time.Duration // between progress lines
@@ -113,6 +114,7 @@ func parse(args []string, help io.Writer) (o options, err error) {
 	fs.BoolVar(&o.checksum, "checksum", d.Checksum, "read the core back for its line in SHA256SUMS; -checksum=false saves that time")
 	reserve := fs.String("reserve", config.FormatSize(d.Reserve), "`bytes` that stay free on the target (K, M, G)")
 	fs.IntVar(&o.keep, "keep", d.Keep, "complete dumps to keep on the target; 0 keeps all")
+	loop := fs.String("crash-loop", d.CrashLoop.String(), "`N/MINUTES`: of more than N crashes of a host in that time, only the first and the\nnewest keep their cores; or off")
 	fs.IntVar(&o.workers, "workers", d.Workers, "compressing `workers`; 0 is one per CPU")
 	fs.DurationVar(&o.targetTimeout, "target-timeout", d.DeviceTimeout, "`time` for the target to appear and answer")
 	fs.DurationVar(&o.progress, "progress", 2*time.Second, "`time` between progress lines; 0 is none")
@@ -135,6 +137,9 @@ func parse(args []string, help io.Writer) (o options, err error) {
 	ok := false
 	if o.reserve, ok = config.ParseSize(*reserve); !ok {
 		return o, fmt.Errorf("-reserve %s: want bytes, or a number with K, M, G or T", *reserve)
+	}
+	if o.loop, ok = config.ParseLoop(*loop); !ok {
+		return o, fmt.Errorf("-crash-loop %s: want off, or CRASHES/MINUTES such as 5/60", *loop)
 	}
 	if *level < 0 || *level > int(memmap.LevelMax) {
 		return o, fmt.Errorf("-level %d: want 0 to 31", *level)

@@ -32,8 +32,9 @@ type Config struct {
 	Checksum      bool     // read the core back for its line in SHA256SUMS
 	Reserve       uint64   // bytes that must stay free on the target
 	Keep          int      // complete dumps to keep on the target; 0: all
-	Final         Action   // after a dump was saved
-	Failure       Action   // after none was
+	CrashLoop     Loop
+	Final         Action // after a dump was saved
+	Failure       Action // after none was
 
 	Timeout        time.Duration // from the start of PID 1 to the reboot
 	AttemptTimeout time.Duration // one target's attempt; what is left of Timeout if that is less
@@ -51,6 +52,18 @@ type Config struct {
 	Network    []Word   // dracut's network words, in the order given
 
 	set map[string]string // key -> where it was set; never written in place
+}
+
+// Loop is what counts as a crash loop: more than Crashes within Minutes. Of those
+// the first and the newest dump keep their cores. Without Crashes none is one.
+type Loop struct{ Crashes, Minutes int }
+
+// String is "5/60" or "off".
+func (l Loop) String() string {
+	if l.Crashes == 0 {
+		return "off"
+	}
+	return fmt.Sprintf("%d/%d", l.Crashes, l.Minutes)
 }
 
 // Other values of Config.Watchdog.
@@ -85,6 +98,7 @@ func Default() Config {
 		Checksum:       true,
 		Reserve:        64 << 20,
 		Keep:           5,
+		CrashLoop:      Loop{Crashes: 5, Minutes: 60},
 		Final:          Reboot,
 		Failure:        Reboot,
 		Timeout:        30 * time.Minute,

@@ -29,6 +29,16 @@ func keys() []key {
 		yesNoKey("checksum", func(c *Config) *bool { return &c.Checksum }),
 		reserveKey(),
 		intKey("keep", "a number from 0 (all) to 100000", 0, 100000, func(c *Config) *int { return &c.Keep }),
+		{name: "crash-loop", want: "off, or CRASHES/MINUTES such as 5/60",
+			parse: func(c *Config, value string) string {
+				l, ok := ParseLoop(value)
+				if !ok {
+					return "not a number of crashes and of minutes"
+				}
+				c.CrashLoop = l
+				return ""
+			},
+			print: func(c *Config) []string { return []string{c.CrashLoop.String()} }},
 		actionKey("final", func(c *Config) *Action { return &c.Final }),
 		actionKey("failure", func(c *Config) *Action { return &c.Failure }),
 		durationKey("timeout", func(c *Config) *time.Duration { return &c.Timeout }),
