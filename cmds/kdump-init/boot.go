@@ -350,7 +350,7 @@ func (c *capture) note(a attempt, why error, took time.Duration) {
 	if err != nil {
 		r = &result.Result{Saved: result.SavedNothing}
 	}
-	r.Attempts = append(r.Attempts, result.Attempt{Target: a.target(), Saved: result.SavedNothing, Error: why.Error(), Seconds: took.Round(time.Millisecond).Seconds()})
+	r.Died(a.target(), why, took)
 	if err := r.Store(result.RunPath); err != nil {
 		c.logf("result: %v", err)
 	}

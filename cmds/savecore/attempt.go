@@ -86,6 +86,8 @@ func (a *attempt) save(ctx context.Context) (status int, err error) {
 	if logErr != nil {
 		a.log.printf("kernel log not saved: %v", logErr)
 		a.account.lose("the kernel log: %v", logErr)
+	} else {
+		a.storeUnfinished()
 	}
 	coreErr := a.saveCoreIfAsked(ctx)
 	status = exitNothing

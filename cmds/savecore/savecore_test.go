@@ -447,6 +447,11 @@ func TestResult(t *testing.T) {
 	if got := strings.Join(files, " "); got != "vmcore-dmesg.txt vmcore capture.log" {
 		t.Errorf("files: %s", got)
 	}
+	for _, a := range second.Attempts {
+		if a.Error == result.Unfinished {
+			t.Errorf("an attempt that has ended: %+v", a)
+		}
+	}
 	// What comes after a dump does not make it worse.
 	log := save(t, filepath.Dir(run), core, "-log-only")
 	log.want(t, exitSaved)

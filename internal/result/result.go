@@ -32,6 +32,20 @@ const (
 	SavedNothing = "nothing"
 )
 
+// Unfinished is the error of an attempt that has saved the log and goes on: if it is
+// killed, that is the last it has told.
+const Unfinished = "not ended"
+
+// Died notes that an attempt of target, which took so long, ended without its own word.
+func (r *Result) Died(target string, why error, took time.Duration) {
+	a := Attempt{Target: target, Saved: SavedNothing}
+	if n := len(r.Attempts); n > 0 && r.Attempts[n-1].Target == target && r.Attempts[n-1].Error == Unfinished {
+		a, r.Attempts = r.Attempts[n-1], r.Attempts[:n-1]
+	}
+	a.Error, a.Seconds = why.Error(), took.Round(time.Millisecond).Seconds()
+	r.Attempts = append(r.Attempts, a)
+}
+
 // Result is one capture. Fields are added, never changed; what is not known is left out.
 type Result struct {
 	Version   int       `json:"version"` // 1

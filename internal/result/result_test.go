@@ -58,6 +58,22 @@ func TestString(t *testing.T) {
 	}
 }
 
+// What an attempt had saved before it was killed stays; an earlier one of the same
+// target is another one.
+func TestDied(t *testing.T) {
+	r := &Result{Attempts: []Attempt{{Target: "a", Saved: SavedLog, Error: "no space"}}}
+	r.Died("a", errors.New("killed"), 1500*time.Millisecond)
+	r.Attempts = append(r.Attempts, Attempt{Target: "b", Saved: SavedLog, Error: Unfinished, Steps: []Step{{Name: "kernel log"}}})
+	r.Died("b", errors.New("stuck"), time.Second)
+	want := []Attempt{
+		{Target: "a", Saved: SavedLog, Error: "no space"}, {Target: "a", Saved: SavedNothing, Error: "killed", Seconds: 1.5},
+		{Target: "b", Saved: SavedLog, Error: "stuck", Seconds: 1, Steps: []Step{{Name: "kernel log"}}},
+	}
+	if !reflect.DeepEqual(r.Attempts, want) {
+		t.Errorf("%+v", r.Attempts)
+	}
+}
+
 // A folder holds dumps that an older version took, torn files, and other people's.
 func TestNewest(t *testing.T) {
 	root := t.TempDir()
