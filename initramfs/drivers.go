@@ -15,7 +15,7 @@ type group struct {
 	reason string
 	names  []string
 	needed int    // how many of the first names a kernel must have: the configuration asks for them
-	fstype string // if not empty: loaded only when a file system of this type is mounted, nfs and cifs among them, or NetList
+	fstype string // if not empty: loaded only when a file system of this type is mounted, nfs and cifs among them, or NetList, or WatchdogList
 }
 
 // buses are the ways to a disk. The machine that builds does not know the one
@@ -43,6 +43,15 @@ func cards(plan netcfg.Plan) group {
 		"af_packet", "ipv6", "virtio_net", "e1000", "e1000e", "igb", "igbvf", "igc", "ixgbe", "ixgbevf", "i40e", "iavf", "ice",
 		"tg3", "bnx2", "bnxt_en", "r8169", "8139cp", "8139too", "atlantic", "mlx4_en", "mlx5_core", "ena", "gve", "vmxnet3",
 		"xen_netfront", "dwmac_generic", "macb", "fec", "mvneta", "mvpp2", "r8152", "ax88179_178a", "cdc_ether", "smsc95xx", "lan78xx")}
+}
+
+// watchdogs are the drivers of hardware that resets a machine which hangs. What
+// loads them looks for the hardware first. Not softdog: it counts in software, so
+// that a kernel which hangs hangs it too; -add-modules takes it.
+func watchdogs() group {
+	return group{reason: "watchdogs", fstype: modules.WatchdogList, names: []string{
+		"i6300esb", "wdat_wdt", "lpc_ich", "i2c_i801", "iTCO_wdt", "sp5100_tco", "hpwdt", "sbsa_gwdt", "dw_wdt", "imx2_wdt", "bcm2835_wdt",
+	}}
 }
 
 // filesystem is what mounting a file system takes.
@@ -126,15 +135,28 @@ func fstypes(specs []targets.Spec) (types, guessed []string) {
 
 // chosen are the groups once the flags -modules-only and -add-modules have had
 // their say. Whoever names a module wants it.
-func chosen(specs []targets.Spec, network netcfg.Plan, only, add string) []group {
+func chosen(specs []targets.Spec, network netcfg.Plan, watchdog bool, only, add string) []group {
 	groups := drivers(specs, network)
+	if watchdog {
+		groups = append(groups, watchdogs())
+	}
 	if only != "" {
 		groups = nil
 		if names := words(only); !slices.Equal(names, []string{"none"}) {
 			groups = []group{{reason: "-modules-only", names: names, needed: len(names)}}
 		}
 	}
-	if names := words(add); len(names) > 0 {
+	names := words(add)
+	if i := slices.Index(names, "softdog"); i >= 0 {
+		names = slices.Delete(names, i, i+1)
+		groups = slices.DeleteFunc(groups, func(g group) bool { return g.fstype == modules.WatchdogList })
+		dogs := group{reason: "watchdogs", needed: 1, fstype: modules.WatchdogList, names: []string{"softdog"}}
+		if watchdog {
+			dogs.names = append(dogs.names, watchdogs().names...)
+		}
+		groups = append(groups, dogs)
+	}
+	if len(names) > 0 {
 		groups = append(groups, group{reason: "-add-modules", names: names, needed: len(names)})
 	}
 	return groups

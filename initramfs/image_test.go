@@ -284,7 +284,7 @@ func TestReport(t *testing.T) {
 	dir := fakeTree(t)
 	c := parts(t, "target = disk:///c?dev=LABEL=C\n", "savecore", "kdumpctl", shellName)
 	var err error
-	if c.modules, err = collect(dir, "amd64", chosen(c.settings.targets, netcfg.Plan{}, "", "")); err != nil {
+	if c.modules, err = collect(dir, "amd64", chosen(c.settings.targets, netcfg.Plan{}, false, "", "")); err != nil {
 		t.Fatal(err)
 	}
 	a, err := c.assemble()

@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/ukdump/ukdump/pkg/config"
 )
 
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
@@ -103,7 +105,7 @@ func (o options) make(ctx context.Context, stdout io.Writer) error {
 		return err
 	}
 	c := contentsOf{init: o.init, settings: s, files: o.files}
-	groups := chosen(s.targets, s.network, o.modulesOnly, o.addModules)
+	groups := chosen(s.targets, s.network, s.config.Watchdog != config.WatchdogOff, o.modulesOnly, o.addModules)
 	switch {
 	case o.modules != "":
 		if c.modules, err = collect(o.modules, o.arch, groups); err != nil {

@@ -76,7 +76,8 @@ func (set *moduleSet) pathOf(m resolve.Module) string {
 }
 
 // plan makes the lists: what is loaded at the start, and for each file system
-// all that it takes beyond that, though another one's list may have it too.
+// all that it takes beyond that, though another one's list may have it too. The
+// watchdogs' list comes before all, so it is whole.
 func (set *moduleSet) plan(tree *resolve.Tree, groups []group) error {
 	var base []resolve.Request
 	for _, g := range groups {
@@ -95,11 +96,15 @@ func (set *moduleSet) plan(tree *resolve.Tree, groups []group) error {
 		if g.fstype == "" {
 			continue
 		}
-		all, err := tree.Resolve(slices.Concat(base, g.requests()))
+		before, known := base, len(first.Modules)
+		if g.fstype == modules.WatchdogList {
+			before, known = nil, 0
+		}
+		all, err := tree.Resolve(slices.Concat(before, g.requests()))
 		if err != nil {
 			return err
 		}
-		for _, m := range all.Modules[len(first.Modules):] {
+		for _, m := range all.Modules[known:] {
 			set.lists[g.fstype] = append(set.lists[g.fstype], set.pathOf(m))
 		}
 	}

@@ -118,7 +118,7 @@ func TestModulesOfATarget(t *testing.T) {
 		{"none", "disk:///c?dev=LABEL=C&fstype=xfs", "none", "", ""},
 		{"more", "file:///c", "none", "xfs", "crc32c_generic xfs"},
 	} {
-		set, err := collect(dir, "amd64", chosen(specs(t, c.url), netcfg.Plan{}, c.only, c.add))
+		set, err := collect(dir, "amd64", chosen(specs(t, c.url), netcfg.Plan{}, false, c.only, c.add))
 		if err != nil {
 			t.Errorf("%s: %v", c.name, err)
 			continue
@@ -132,8 +132,40 @@ func TestModulesOfATarget(t *testing.T) {
 	}
 }
 
+// The watchdogs' list is loaded before the one of the start, so it has what that one
+// has too. Softdog, which the base list may never get to, goes there.
+func TestWatchdogModules(t *testing.T) {
+	dir := fakeTree(t)
+	for name, depends := range map[string]string{"watchdog": "", "i6300esb": "watchdog,virtio", "softdog": "watchdog"} {
+		data := kernelModule(elf.EM_X86_64, "depends="+depends, "vermagic="+fakeRelease+" SMP")
+		writeFile(t, filepath.Join(dir, "kernel/drivers/watchdog", name+".ko"), data)
+	}
+	for _, c := range []struct {
+		on              bool
+		add, want, base string
+	}{
+		{true, "", "watchdog virtio i6300esb", "scsi_mod sd_mod virtio virtio_pci virtio_blk"},
+		{true, "xfs,softdog", "watchdog softdog virtio i6300esb", "scsi_mod sd_mod virtio virtio_pci virtio_blk crc32c_generic xfs"},
+		{false, "", "", "scsi_mod sd_mod virtio virtio_pci virtio_blk"},
+	} {
+		set, err := collect(dir, "amd64", chosen(specs(t, "file:///c"), netcfg.Plan{}, c.on, "", c.add))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for list, want := range map[string]string{modules.WatchdogList: c.want, "": c.base} {
+			var names []string
+			for _, p := range set.lists[list] {
+				names = append(names, modules.Name(p))
+			}
+			if got := strings.Join(names, " "); got != want {
+				t.Errorf("%v %q: list %q is %q, want %q", c.on, c.add, list, got, want)
+			}
+		}
+	}
+}
+
 func TestModuleList(t *testing.T) {
-	set, err := collect(fakeTree(t), "amd64", chosen(specs(t, "disk:///c?dev=LABEL=C&fstype=ext4"), netcfg.Plan{}, "", ""))
+	set, err := collect(fakeTree(t), "amd64", chosen(specs(t, "disk:///c?dev=LABEL=C&fstype=ext4"), netcfg.Plan{}, false, "", ""))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -165,7 +197,7 @@ func TestModuleList(t *testing.T) {
 func TestFilesystemListsAreWhole(t *testing.T) {
 	dir := fakeTree(t)
 	writeFile(t, filepath.Join(dir, "kernel/fs/btrfs/btrfs.ko"), kernelModule(elf.EM_X86_64, "vermagic="+fakeRelease, "depends=fat"))
-	set, err := collect(dir, "amd64", chosen(specs(t, "disk:///c?dev=LABEL=C"), netcfg.Plan{}, "", ""))
+	set, err := collect(dir, "amd64", chosen(specs(t, "disk:///c?dev=LABEL=C"), netcfg.Plan{}, false, "", ""))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -196,7 +228,7 @@ func TestModulesOfServers(t *testing.T) {
 	} {
 		writeFile(t, filepath.Join(dir, "kernel", name), kernelModule(elf.EM_X86_64, append(info, "vermagic="+fakeRelease)...))
 	}
-	set, err := collect(dir, "amd64", chosen(specs(t, "nfs://h/x?vers=3", "nfs://h/x?vers=4.1", "cifs://u@h/s?password-file=/p", "raw:///dev/sda1"), netcfg.Plan{}, "", ""))
+	set, err := collect(dir, "amd64", chosen(specs(t, "nfs://h/x?vers=3", "nfs://h/x?vers=4.1", "cifs://u@h/s?password-file=/p", "raw:///dev/sda1"), netcfg.Plan{}, false, "", ""))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -212,7 +244,7 @@ func TestModulesOfServers(t *testing.T) {
 			t.Errorf("%s: %q, want %q", fstype, got, want)
 		}
 	}
-	if _, err := collect(fakeTree(t), "amd64", chosen(specs(t, "nfs://h/x"), netcfg.Plan{}, "", "")); err == nil || !strings.Contains(err.Error(), "nfs: module nfs") {
+	if _, err := collect(fakeTree(t), "amd64", chosen(specs(t, "nfs://h/x"), netcfg.Plan{}, false, "", "")); err == nil || !strings.Contains(err.Error(), "nfs: module nfs") {
 		t.Errorf("a kernel without nfs: %v", err)
 	}
 }
@@ -231,7 +263,7 @@ func TestModuleErrors(t *testing.T) {
 		{"release", other, "disk:///c?dev=LABEL=C&fstype=vfat", "", "", `kernel/fs/fat/fat.ko: made for kernel "8.8.8"`},
 		{"folder", filepath.Join(dir, "nosuch"), "file:///c", "", "", "nosuch"},
 	} {
-		_, err := collect(c.dir, "amd64", chosen(specs(t, c.url), netcfg.Plan{}, c.only, c.add))
+		_, err := collect(c.dir, "amd64", chosen(specs(t, c.url), netcfg.Plan{}, false, c.only, c.add))
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: error %v, want %q", c.name, err, c.want)
 		}
@@ -245,18 +277,18 @@ func TestFolderWithoutBuiltin(t *testing.T) {
 		t.Fatal(err)
 	}
 	ext4 := specs(t, "disk:///c?dev=LABEL=C&fstype=ext4")
-	_, err := collect(dir, "amd64", chosen(ext4, netcfg.Plan{}, "", ""))
+	_, err := collect(dir, "amd64", chosen(ext4, netcfg.Plan{}, false, "", ""))
 	if err == nil || !strings.Contains(err.Error(), "it lacks modules.builtin") {
 		t.Errorf("error %v", err)
 	}
-	set, err := collect(dir, "amd64", chosen(ext4, netcfg.Plan{}, "virtio_blk", ""))
+	set, err := collect(dir, "amd64", chosen(ext4, netcfg.Plan{}, false, "virtio_blk", ""))
 	if err != nil || len(set.notes) != 1 {
 		t.Errorf("%v, %v", err, set)
 	}
 }
 
 func TestFirmwareIsMentioned(t *testing.T) {
-	set, err := collect(fakeTree(t), "amd64", chosen(nil, netcfg.Plan{}, "xfs", ""))
+	set, err := collect(fakeTree(t), "amd64", chosen(nil, netcfg.Plan{}, false, "xfs", ""))
 	if err != nil || len(set.notes) != 1 || !strings.Contains(set.notes[0], "xfs.bin") {
 		t.Errorf("%v, notes %q", err, set.notes)
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/ukdump/ukdump/initramfs/cpio"
+	"github.com/ukdump/ukdump/internal/modules"
 )
 
 // report tells what is in an image and how large it is.
@@ -94,7 +95,11 @@ func (r *report) modules(w io.Writer) {
 				continue
 			}
 			note := reason
-			if !slices.Contains(m.lists[""], mod.path) {
+			switch {
+			case slices.Contains(m.lists[""], mod.path):
+			case slices.Contains(m.lists[modules.WatchdogList], mod.path):
+				note += ", loaded first if the machine has one"
+			default:
 				note += ", loaded to mount one"
 			}
 			r.row(w, len(mod.data), "  "+strings.TrimSuffix(path.Base(mod.path), ".ko"), note)

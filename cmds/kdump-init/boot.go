@@ -16,6 +16,7 @@ import (
 	"github.com/ukdump/ukdump/internal/blockdev"
 	"github.com/ukdump/ukdump/internal/cmdline"
 	"github.com/ukdump/ukdump/internal/modules"
+	"github.com/ukdump/ukdump/internal/result"
 	"github.com/ukdump/ukdump/pkg/config"
 	"github.com/ukdump/ukdump/pkg/targets"
 	"github.com/ukdump/ukdump/pkg/vmcore"
@@ -33,6 +34,7 @@ type capture struct {
 	cmdline    string // of findCrash, without which nothing goes on
 	elfcorehdr string
 	saved      string // what the last good attempt left; for the closing line
+	guard      guard
 
 	mu       sync.Mutex    // guards what follows
 	cfg      config.Config // see config
@@ -102,10 +104,14 @@ func boot() {
 	for _, s := range []step{
 		{"mount kernel filesystems", 10 * time.Second, false, c.mountKernel},
 		{"open consoles", 5 * time.Second, false, c.log.open},
+		{"bound memory", 5 * time.Second, false, c.boundMemory},
 		{"look for a crash", 10 * time.Second, true, c.findCrash},
 		{"read configuration", 10 * time.Second, false, c.readConfig},
+		{"arm watchdogs", watchdogTimeout, false, c.armEarly},
 		{"load modules", modulesTimeout + 10*time.Second, false, c.loadModules},
-		{"save the crash", 0, true, c.attempts},
+		{"arm watchdogs", watchdogTimeout, false, func() error { return c.arm(true) }},
+		{"pre hooks", 0, false, func() error { return c.hooks("pre", c.config().Pre) }},
+		{"save the crash", 0, true, c.attemptsAndPost},
 	} {
 		if err := c.do(s); err != nil {
 			c.logf("%s: %v", s.name, err)
@@ -132,6 +138,8 @@ func (c *capture) do(s step) error {
 	if s.timeout == 0 {
 		return <-done
 	}
+	c.guard.beat(s.timeout)
+	defer c.guard.beat(0)
 	select {
 	case err := <-done:
 		return err
@@ -273,26 +281,32 @@ func (c *capture) targetsThere() bool {
 	return len(urls) > 0
 }
 
+// attemptsAndPost has the post hooks run whatever became of the attempts.
+func (c *capture) attemptsAndPost() error {
+	err := c.attempts()
+	if hookErr := c.hooks("post", c.config().Post); hookErr != nil {
+		c.logf("%v", hookErr)
+	}
+	return err
+}
+
 // attempts runs the plan until a target has the whole crash.
 func (c *capture) attempts() error {
 	best := exitNothing
-	for _, a := range plan(c.config(), c.elfcorehdr) {
+	list := plan(c.config(), c.elfcorehdr)
+	for i, a := range list {
 		if a.console() && best == exitLogOnly {
 			break // the log is safe on a target already
 		}
-		if a.timeout = c.allot(a); a.timeout < shortest {
-			c.logf("no time is left for %s", a.target())
-			continue
-		}
-		c.logf("run %s", a.redacted())
-		status, err := c.child(a)
+		status, err := c.try(a)
 		switch {
 		case err != nil:
-			c.logf("savecore: %v", err)
+			c.logf("%v", err)
 		case status == exitSaved && a.console():
 			return errors.New("no target could be used, the kernel log is above")
 		case status == exitSaved:
 			c.saved = "crash saved on " + a.target()
+			c.tellLocally(a, list[i+1:])
 			return nil
 		case status == exitLogOnly:
 			best = status
@@ -305,6 +319,63 @@ func (c *capture) attempts() error {
 		return errors.New(c.saved)
 	}
 	return errors.New("nothing could be saved")
+}
+
+// try makes an attempt, if there is time for it, and sees to it that the result
+// tells of it.
+func (c *capture) try(a attempt) (status int, err error) {
+	if a.timeout = c.allot(a); a.timeout < shortest {
+		return exitNothing, fmt.Errorf("no time is left for %s", a.target())
+	}
+	c.logf("run %s", a.redacted())
+	start := time.Now()
+	status, err = c.child(a)
+	if err != nil && !a.console() {
+		c.note(a, err, time.Since(start))
+		// It left its mount behind, in the way of the next one's.
+		unmount := func() error { return c.machine.unmount(c.logf) }
+		if err := c.do(step{timeout: unmountTimeout, run: unmount}); err != nil {
+			c.logf("unmount: %v", err)
+		}
+	}
+	if err != nil {
+		err = fmt.Errorf("savecore: %w", err)
+	}
+	return status, err
+}
+
+// note writes down an attempt that could not do it itself.
+func (c *capture) note(a attempt, why error, took time.Duration) {
+	r, err := result.Load(result.RunPath)
+	if err != nil {
+		r = &result.Result{Saved: result.SavedNothing}
+	}
+	r.Died(a.target(), why, took)
+	if err := r.Store(result.RunPath); err != nil {
+		c.logf("result: %v", err)
+	}
+}
+
+// tellTimeout bounds what is done for a crash that is safe already.
+const tellTimeout = time.Minute
+
+// tellLocally leaves the kernel log and the result on the first disk behind a server
+// that has the dump: the production system can read them there.
+func (c *capture) tellLocally(done attempt, rest []attempt) {
+	if !done.network() {
+		return
+	}
+	for _, a := range rest {
+		if a.console() || a.network() {
+			continue
+		}
+		a = a.logOnly()
+		a.timeout = tellTimeout
+		if _, err := c.try(a); err != nil {
+			c.logf("%v", err)
+		}
+		return
+	}
 }
 
 // shortest is the shortest time that is worth an attempt.

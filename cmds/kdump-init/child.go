@@ -5,12 +5,13 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ukdump/ukdump/internal/result"
+	"github.com/ukdump/ukdump/internal/watchdog"
 )
 
 const (
@@ -30,27 +31,37 @@ func (c *capture) child(a attempt) (status int, err error) {
 		return 0, err
 	}
 	defer r.Close()
-	null, err := os.Open(os.DevNull)
+	beats, beater, err := os.Pipe()
 	if err != nil {
 		w.Close()
 		return 0, err
 	}
+	defer beats.Close()
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		w.Close()
+		beater.Close()
+		return 0, err
+	}
 	pid, died, err := c.children.start(a.argv, &syscall.ProcAttr{
-		Env:   childEnv(),
-		Files: []uintptr{null.Fd(), w.Fd(), w.Fd()},
+		Env:   append(append(a.env, watchdog.FDVariable+"=3", result.PathVariable+"="+result.RunPath), childEnv()...),
+		Files: []uintptr{null.Fd(), w.Fd(), w.Fd(), beater.Fd()},
 		Sys:   &syscall.SysProcAttr{Setpgid: true},
 	})
 	null.Close()
 	w.Close()
+	beater.Close()
 	if err != nil {
 		return 0, err
 	}
+	pulse := c.watch(pid, a)
+	go c.guard.follow(beats, pulse)
 	relayed := make(chan struct{})
 	go func() {
 		defer close(relayed)
-		c.relay(r, a)
+		c.relay(r, a, pulse)
 	}()
-	ws, err := c.await(pid, died, a.timeout)
+	ws, err := c.await(pid, died, a.timeout, pulse)
 	select { // its last words; a grandchild may hold the pipe open for ever
 	case <-relayed:
 	case <-time.After(time.Second):
@@ -64,13 +75,25 @@ func (c *capture) child(a attempt) (status int, err error) {
 	return ws.ExitStatus(), nil
 }
 
+// watch says what to expect of a process: a hook knows nothing of beats.
+func (c *capture) watch(pid int, a attempt) *watchdog.Pulse {
+	if a.hook != "" {
+		giveUp(pid, otherScore)
+		c.guard.beat(a.timeout)
+		return watchdog.NewPulse(a.timeout + time.Second)
+	}
+	giveUp(pid, attemptScore)
+	c.guard.beat(0)
+	return watchdog.NewPulse(c.config().StallTimeout)
+}
+
 // maxLine bounds a line that is relayed: a longer one becomes several.
 const maxLine = 4096
 
 // relay puts what an attempt says on the consoles. The kernel log of the last
 // resort goes at the consoles' own pace; other lines may be lost on slow ones.
 // It reads to the end whatever comes: an attempt must not wait for it.
-func (c *capture) relay(r io.Reader, a attempt) {
+func (c *capture) relay(r io.Reader, a attempt, pulse *watchdog.Pulse) {
 	defer func() {
 		if e := recover(); e != nil {
 			c.logf("relay: panic: %v", e)
@@ -79,9 +102,15 @@ func (c *capture) relay(r io.Reader, a attempt) {
 	lines := bufio.NewReaderSize(r, maxLine)
 	for {
 		line, _, err := lines.ReadLine()
+		if a.console() { // a line is all the progress that there is
+			pulse.Beat(consolePatience)
+			c.guard.beat(consolePatience)
+		}
 		switch {
 		case err != nil:
 			return
+		case a.hook != "":
+			c.logf("%s %s: %s", a.hook, a.argv[0], line)
 		case a.console():
 			c.log.plain(string(line), consolePatience)
 		default:
@@ -93,31 +122,41 @@ func (c *capture) relay(r io.Reader, a attempt) {
 // consolePatience is how long a line may wait for a console that is behind.
 const consolePatience = 10 * time.Second
 
-// await waits for a process. After timeout it tells the process group to end,
-// and after that it kills it. What a process says that ended when it was told
-// to counts.
-func (c *capture) await(pid int, died <-chan death, timeout time.Duration) (unix.WaitStatus, error) {
-	select {
-	case d := <-died:
-		return d.status, d.err
-	case <-time.After(timeout):
+// await waits for a process. When it has outlived timeout, or its pulse, it tells the
+// process group to end, and after that it kills it. What a process says that ended
+// when it was told to counts.
+func (c *capture) await(pid int, died <-chan death, timeout time.Duration, pulse *watchdog.Pulse) (unix.WaitStatus, error) {
+	why := fmt.Sprintf("not done after %s", timeout)
+	end := time.After(timeout)
+	for waiting := true; waiting; {
+		select {
+		case d := <-died:
+			return d.status, d.err
+		case <-end:
+			waiting = false
+		case <-time.After(max(pulse.Left(), time.Millisecond)):
+			if waiting = pulse.Alive(); !waiting {
+				why = fmt.Sprintf("nothing moved for %s", pulse.Since().Round(time.Second))
+			}
+		}
 	}
-	c.logf("not done after %s, told to end", timeout)
+	c.logf("%s, told to end", why)
 	for _, s := range []struct {
 		signal unix.Signal
 		grace  time.Duration
 	}{{unix.SIGTERM, c.patience(endGrace)}, {unix.SIGKILL, c.patience(killGrace)}} {
+		c.guard.beat(s.grace)
 		_ = unix.Kill(-pid, s.signal) // ESRCH: it has just died, and died tells
 		select {
 		case d := <-died:
 			if d.err == nil && d.status.Exited() {
 				return d.status, nil
 			}
-			return 0, fmt.Errorf("not done after %s, killed", timeout)
+			return 0, fmt.Errorf("%s, killed", why)
 		case <-time.After(s.grace):
 		}
 	}
-	return 0, fmt.Errorf("not done after %s and does not die, left behind", timeout)
+	return 0, fmt.Errorf("%s and does not die, left behind", why)
 }
 
 // childEnv bounds the attempt's memory: its Go heap may take half of what is
@@ -130,16 +169,4 @@ func childEnv() []string {
 		env = append(env, fmt.Sprintf("GOMEMLIMIT=%dKiB", max(kib/2, 12<<10)))
 	}
 	return append(env, os.Environ()...)
-}
-
-// memAvailable is MemAvailable of /proc/meminfo in KiB, 0 if it cannot be had.
-func memAvailable() int {
-	b, err := os.ReadFile("/proc/meminfo")
-	if err != nil {
-		return 0
-	}
-	_, rest, _ := strings.Cut(string(b), "MemAvailable:")
-	rest, _, _ = strings.Cut(rest, "kB")
-	n, _ := strconv.Atoi(strings.TrimSpace(rest))
-	return n
 }

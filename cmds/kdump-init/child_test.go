@@ -6,6 +6,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/ukdump/ukdump/pkg/config"
 )
 
 func shell(script string, timeout time.Duration) attempt {
@@ -29,7 +31,7 @@ func TestChild(t *testing.T) {
 		{"ignores SIGTERM", "trap '' TERM; while :; do /bin/sleep 1; done", 200 * time.Millisecond, 0, "not done after 200ms, killed"},
 		{"a grandchild holds its output", "/bin/sleep 5 & exit 0", time.Minute, 0, ""},
 	} {
-		c := &capture{}
+		c := &capture{cfg: config.Default()}
 		start := time.Now()
 		status, err := c.child(shell(tt.script, tt.limit))
 		if status != tt.status || (err == nil) != (tt.err == "") || (err != nil && !strings.Contains(err.Error(), tt.err)) {
@@ -37,6 +39,28 @@ func TestChild(t *testing.T) {
 		}
 		if took := time.Since(start); took > 20*time.Second {
 			t.Errorf("%s: took %s", tt.name, took)
+		}
+	}
+}
+
+// An attempt that stands still is ended long before its deadline; one that is slow,
+// and one that has asked for time, are not.
+func TestChildThatStandsStill(t *testing.T) {
+	for _, tt := range []struct {
+		name, script string
+		status       int
+		err          string
+	}{
+		{"stands still", "exec /bin/sleep 60", 0, "nothing moved for "},
+		{"slow", "for i in 1 2 3 4 5; do /bin/sleep 0.5; printf '\\000' >&3; done; exit 3", 3, ""},
+		{"waits with a reason", "printf '\\001' >&3; /bin/sleep 2.5; exit 3", 3, ""},
+		{"its reason is over", "printf '\\001\\000' >&3; exec /bin/sleep 60", 0, "nothing moved for "},
+	} {
+		c := &capture{cfg: config.Default()}
+		c.cfg.StallTimeout = time.Second
+		status, err := c.child(shell(tt.script, time.Minute))
+		if status != tt.status || (err == nil) != (tt.err == "") || (err != nil && !strings.HasPrefix(err.Error(), tt.err)) {
+			t.Errorf("%s: %d, %v, want %d, %q", tt.name, status, err, tt.status, tt.err)
 		}
 	}
 }

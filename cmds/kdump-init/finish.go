@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ukdump/ukdump/internal/watchdog"
 	"github.com/ukdump/ukdump/pkg/config"
 )
 
@@ -66,7 +67,12 @@ func (c *capture) finish(ok bool, how string) {
 	c.bounded(unmountTimeout, func() error { return c.machine.unmount(c.logf) })
 	c.bounded(syncTimeout, c.machine.sync)
 	c.bounded(2*consoleFlush, func() error { c.log.close(consoleFlush); return nil })
-	c.bounded(rebootTimeout, func() error { return c.machine.power(rebootCommand(action)) })
+	c.bounded(rebootTimeout, func() error {
+		if action != config.Reboot {
+			c.guard.release() // it would reset a machine that is meant to stand still
+		}
+		return c.machine.power(rebootCommand(action))
+	})
 }
 
 func (c *capture) bounded(timeout time.Duration, f func() error) {
@@ -131,7 +137,8 @@ func (c *capture) shell() error {
 	if err != nil {
 		return err
 	}
-	_, err = c.await(pid, died, timeout)
+	giveUp(pid, otherScore)
+	_, err = c.await(pid, died, timeout, watchdog.NewPulse(timeout))
 	return err
 }
 

@@ -18,10 +18,12 @@ const savecorePath = "/bbin/savecore"
 // mountDir is where an attempt mounts a disk.
 const mountDir = "/mnt"
 
-// attempt is one run of savecore. Its argv can be pasted into a shell.
+// attempt is one run of savecore, or of a hook. Its argv can be pasted into a shell.
 type attempt struct {
 	argv    []string
 	timeout time.Duration
+	hook    string   // "pre" or "post"; "": savecore
+	env     []string // of a hook, besides what all have
 }
 
 func (a attempt) String() string {
@@ -34,6 +36,18 @@ func (a attempt) String() string {
 
 // console says whether this is the last resort, the kernel log on the consoles.
 func (a attempt) console() bool { return a.argv[len(a.argv)-1] == "-" }
+
+// network says whether its target is on a server.
+func (a attempt) network() bool {
+	spec, err := targets.Parse(a.argv[len(a.argv)-1])
+	return err == nil && spec.Network()
+}
+
+// logOnly is the same attempt without the core.
+func (a attempt) logOnly() attempt {
+	a.argv = slices.Insert(slices.Clone(a.argv), 1, "-log-only")
+	return a
+}
 
 // target is where it goes, without secrets.
 func (a attempt) target() string { return targets.Redacted(a.argv[len(a.argv)-1]) }
@@ -59,7 +73,7 @@ func plan(cfg config.Config, elfcorehdr string) []attempt {
 	for _, target := range cfg.Targets {
 		argv := append(common[:len(common):len(common)],
 			"-level", strconv.Itoa(cfg.Level), "-compress", compress, "-format", cfg.Format,
-			"-reserve", config.FormatSize(cfg.Reserve), "-keep", strconv.Itoa(cfg.Keep), "-workers", strconv.Itoa(cfg.Workers),
+			"-reserve", config.FormatSize(cfg.Reserve), "-keep", strconv.Itoa(cfg.Keep), "-crash-loop", cfg.CrashLoop.String(), "-workers", strconv.Itoa(cfg.Workers),
 			"-checksum="+strconv.FormatBool(cfg.Checksum), "-target-timeout", targetTimeout(cfg, target).String(), "-mount", mountDir)
 		if words := networkWords(cfg, target); words != "" {
 			argv = append(argv, "-network", words)

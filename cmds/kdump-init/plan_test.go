@@ -18,7 +18,7 @@ func TestPlan(t *testing.T) {
 	if len(got) != 3 {
 		t.Fatalf("%d attempts, want one for each target and the console", len(got))
 	}
-	want := "/bbin/savecore -kmsg -elfcorehdr 0x9000000 -level 17 -compress zstd:3 -format kdump -reserve 64M -keep 5 -workers 0 " +
+	want := "/bbin/savecore -kmsg -elfcorehdr 0x9000000 -level 17 -compress zstd:3 -format kdump -reserve 64M -keep 5 -crash-loop 5/60 -workers 0 " +
 		"-checksum=true -target-timeout 30s -mount /mnt 'disk:///a?dev=LABEL=A&fstype=xfs'"
 	if got[0].String() != want {
 		t.Errorf("first attempt:\n%s\nwant\n%s", got[0], want)
@@ -33,6 +33,20 @@ func TestPlan(t *testing.T) {
 	}
 	if last := got[2].String(); last != "/bbin/savecore -kmsg -elfcorehdr 0x9000000 -" {
 		t.Errorf("last resort: %s", last)
+	}
+}
+
+// What goes to a disk besides leaves the attempt itself alone.
+func TestLogOnly(t *testing.T) {
+	cfg := config.Default()
+	cfg.Targets = []string{"nfs://h/x", "disk:///a?dev=LABEL=A"}
+	list := plan(cfg, "")
+	if !list[0].network() || list[1].network() || list[2].network() {
+		t.Errorf("network: %v %v %v", list[0].network(), list[1].network(), list[2].network())
+	}
+	before := list[1].String()
+	if got, want := list[1].logOnly().String(), strings.Replace(before, "savecore", "savecore -log-only", 1); got != want || list[1].String() != before {
+		t.Errorf("got %s\nwant %s\nleft %s", got, want, list[1])
 	}
 }
 

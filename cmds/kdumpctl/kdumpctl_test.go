@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ukdump/ukdump/internal/result"
 	"github.com/ukdump/ukdump/pkg/kexec"
 )
 
@@ -274,6 +275,49 @@ func TestStatusJSON(t *testing.T) {
 	want := "{\n  \"reserved_bytes\": 134217728,\n  \"ranges\": [\n    \"0x77000000-0x7effffff\"\n  ],\n  \"loaded\": false\n}\n"
 	if code != exitNotLoaded || stdout != want {
 		t.Error(code, stdout)
+	}
+}
+
+func TestLastCrash(t *testing.T) {
+	m := newMachine(t)
+	m.write(t, "/boot/capture.cpio.zst", image("target = nfs://server/x\ntarget = file:///var/crash\n"))
+	m.do("load")
+	if _, stdout, stderr := m.do("status"); strings.Contains(stdout, "last crash") || stderr != "" {
+		t.Error(stdout, stderr)
+	}
+	last := result.Result{CrashTime: time.Date(2026, 11, 21, 7, 0, 0, 0, time.UTC), Saved: result.SavedAll, Target: "nfs://server/x", Seconds: 41.2,
+		Lost: []string{"2 pages that could not be read, the first: EIO"}, Memory: &result.Memory{CrashkernelMiB: 144}}
+	if err := last.Store(m.path("/var/crash/h-20261121T070000Z-abcd/result.json")); err != nil {
+		t.Fatal(err)
+	}
+	want := "last crash: 2026-11-21T07:00:00Z, saved to nfs://server/x in 41 s\n  lost: 2 pages that could not be read, the first: EIO\n" +
+		"  memory was short: crashkernel=144M would do\n"
+	if code, stdout, stderr := m.do("status"); code != 0 || !strings.HasSuffix(stdout, want) || stderr != "" {
+		t.Errorf("%d %s%s", code, stdout, stderr)
+	}
+	m.do("unload")
+	if _, stdout, stderr := m.do("status", "-crashes", m.path("/var/crash")); !strings.HasSuffix(stdout, want) || stderr != "" {
+		t.Error(stdout, stderr)
+	}
+	if _, _, stderr := m.do("status", "-crashes", m.path("/none")); !strings.Contains(stderr, "the last crash is not known") {
+		t.Error(stderr)
+	}
+	var r report
+	_, stdout, _ := m.do("status", "-json", "-crashes", m.path("/var/crash"))
+	if err := json.Unmarshal([]byte(stdout), &r); err != nil || r.LastCrash == nil || r.LastCrash.Seconds != 41.2 {
+		t.Error(err, stdout)
+	}
+}
+
+func TestMountPoint(t *testing.T) {
+	const mounts = "22 1 0:21 / /proc rw - proc proc rw\n" +
+		"30 1 259:1 /sub /bind rw shared:1 - ext4 /dev/nvme0n1 rw\n" +
+		"31 1 259:1 / /srv/a\\040b rw,noatime shared:1 master:2 - ext4 /dev/nvme0n1 rw\n" +
+		"32 1 259:1 / /again rw - ext4 /dev/nvme0n1 rw\n33 - torn\n"
+	for source, want := range map[string]string{"/dev/nvme0n1": "/srv/a b", "/dev/sda": "", "proc": "/proc"} {
+		if got := mountPoint(mounts, func(s string) bool { return s == source }); got != want {
+			t.Errorf("%s is at %q, want %q", source, got, want)
+		}
 	}
 }
 

@@ -26,12 +26,13 @@ const (
 
 const usage = `usage: kdumpctl load [-kernel FILE] [-initrd FILE] [-append WORDS]
        kdumpctl unload
-       kdumpctl status [-json]
+       kdumpctl status [-json] [-crashes DIR]
        kdumpctl config-from-system [-cmdline] [-conf FILE] [TARGET ...]
 
 load    loads the capture kernel, which a panic then starts
 unload  takes it out again
-status  says what is reserved, what is loaded, and where a dump would go;
+status  says what is reserved, what is loaded, where a dump would go, and how
+        the last crash went;
         exit status 0: loaded, 3: not loaded, 4: no memory is reserved
 config-from-system
         prints the network words for the ways that this system has to targets

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ukdump/ukdump/internal/result"
 	"github.com/ukdump/ukdump/pkg/kexec"
 )
 
@@ -22,11 +23,14 @@ type report struct {
 	Cmdline       string     `json:"cmdline,omitempty"`
 	Targets       []string   `json:"targets,omitempty"`
 	LoadedAt      *time.Time `json:"loaded_at,omitempty"`
+
+	LastCrash *result.Result `json:"last_crash,omitempty"`
 }
 
 func (h *host) status(args []string, stdout, stderr io.Writer) (int, error) {
 	fs := flag.NewFlagSet("status", flag.ContinueOnError)
 	asJSON := fs.Bool("json", false, "print JSON")
+	crashes := fs.String("crashes", "", "`folder` with dump directories, to look for the last crash in\n(default: those of the loaded image's targets that are mounted)")
 	if err := parse(fs, args, stdout); err != nil {
 		return exitUsage, err
 	}
@@ -36,6 +40,9 @@ func (h *host) status(args []string, stdout, stderr io.Writer) (int, error) {
 	r, err := h.report(stderr)
 	if err != nil {
 		return exitError, err
+	}
+	if r.LastCrash, err = h.lastCrash(*crashes, r.Targets); err != nil {
+		fmt.Fprintf(stderr, "kdumpctl status: warning: the last crash is not known: %v\n", err)
 	}
 	if *asJSON {
 		e := json.NewEncoder(stdout)
@@ -85,9 +92,25 @@ func (h *host) report(stderr io.Writer) (report, error) {
 
 func (r report) String() string {
 	var b strings.Builder
-	line := func(name, format string, args ...any) {
+	r.capture(func(name, format string, args ...any) {
 		fmt.Fprintf(&b, "%-9s %s\n", name+":", fmt.Sprintf(format, args...))
+	})
+	last := r.LastCrash
+	if last == nil {
+		return b.String()
 	}
+	fmt.Fprintf(&b, "last crash: %s, %s\n", last.CrashTime.Format(time.RFC3339), last)
+	for _, l := range last.Lost {
+		fmt.Fprintf(&b, "  lost: %s\n", l)
+	}
+	if m := last.Memory; m != nil && uint64(m.CrashkernelMiB)<<20 > r.ReservedBytes && r.ReservedBytes > 0 {
+		fmt.Fprintf(&b, "  memory was short: crashkernel=%dM would do\n", m.CrashkernelMiB)
+	}
+	return b.String()
+}
+
+// capture tells how the capture kernel stands.
+func (r report) capture(line func(name, format string, args ...any)) {
 	switch {
 	case r.ReservedBytes == 0:
 		line("reserved", "nothing: add crashkernel= to the boot line (kdumpctl load says how much)")
@@ -99,10 +122,10 @@ func (r report) String() string {
 	switch {
 	case !r.Loaded:
 		line("loaded", "no")
-		return b.String()
+		return
 	case r.LoadedAt == nil:
 		line("loaded", "yes, by another program or kdumpctl could not note what")
-		return b.String()
+		return
 	}
 	line("loaded", "yes, at %s", r.LoadedAt.Format(time.RFC3339))
 	line("kernel", "%s", r.Kernel)
@@ -114,5 +137,4 @@ func (r report) String() string {
 	if len(r.Targets) == 0 {
 		line("target", "none: a crash is reported to the console only")
 	}
-	return b.String()
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/ukdump/ukdump/internal/modules"
+	"github.com/ukdump/ukdump/internal/watchdog"
 	"github.com/ukdump/ukdump/pkg/dump"
 	"github.com/ukdump/ukdump/pkg/memmap"
 	"github.com/ukdump/ukdump/pkg/netcfg"
@@ -30,66 +31,118 @@ type attempt struct {
 	target  targets.Target
 	dir     string // of this crash, on the target
 	sums    sums
+
+	account *account
+	beat    *watchdog.Beater // tells PID 1 that this attempt moves; nil: nobody asks
 }
 
 func newAttempt(o options, log *logger, out io.Writer) *attempt {
-	return &attempt{o: o, log: log, out: out}
+	return &attempt{o: o, log: log, out: out, account: newAccount(o, log)}
 }
 
-// run saves in the order of worth: the kernel log, then the core, then how it
-// went. What fails does not touch what was saved before it.
+// What may take longer than PID 1's patience although nothing is wrong. Everything
+// else moves in small steps.
+const (
+	commitGrace = 2 * time.Minute // what a disk or server still has to write
+	closeGrace  = time.Minute     // unmounting, and what is not safe before it
+	removeGrace = time.Minute     // of a large file
+)
+
+// run is the attempt, and its account.
 func (a *attempt) run(ctx context.Context) int {
-	if err := a.openCore(); err != nil {
-		a.log.printf("no core: %v", err)
-		return exitNothing
-	}
-	defer a.core.Close()
-	defer a.leaveNetwork()
 	if a.o.target == "-" {
 		return a.printLog()
 	}
-	if err := a.openTarget(ctx); err != nil {
-		a.log.printf("target: %v", err)
-		return exitNothing
-	}
-	status := a.save(ctx)
-	if err := a.target.Close(); err != nil {
-		a.log.printf("close target: %v", err)
-		if status == exitSaved {
-			return exitLogOnly
-		}
-	}
+	status, err := a.toTarget(ctx)
+	a.closeAccount(status, err)
 	return status
 }
 
-func (a *attempt) save(ctx context.Context) int {
-	logErr := a.saveLog(ctx)
+// toTarget saves the core on the target. The error is what kept it from saving all.
+func (a *attempt) toTarget(ctx context.Context) (status int, err error) {
+	if err := a.account.step("open core", a.openCore); err != nil {
+		a.log.printf("no core: %v", err)
+		return exitNothing, fmt.Errorf("no core: %w", err)
+	}
+	defer a.core.Close()
+	defer a.leaveNetwork()
+	if err := a.openTarget(ctx); err != nil {
+		a.log.printf("target: %v", err)
+		return exitNothing, err
+	}
+	status, err = a.save(ctx)
+	a.beat.Beat(closeGrace)
+	if closeErr := a.account.step("close target", a.target.Close); closeErr != nil {
+		a.log.printf("close target: %v", closeErr)
+		err = errors.Join(err, closeErr)
+		if status == exitSaved {
+			status = exitLogOnly
+		}
+	}
+	return status, err
+}
+
+// save saves in the order of worth: the kernel log, then the core, then how it
+// went. What fails does not touch what was saved before it.
+func (a *attempt) save(ctx context.Context) (status int, err error) {
+	logErr := a.account.step("kernel log", func() error { return a.saveLog(ctx) })
 	if logErr != nil {
 		a.log.printf("kernel log not saved: %v", logErr)
+		a.account.lose("the kernel log: %v", logErr)
+	} else {
+		a.storeUnfinished()
 	}
-	coreErr := a.saveCore(ctx)
-	if coreErr != nil {
-		a.log.printf("core not saved: %v", coreErr)
-	}
-	// How it went is told even if the time is over: what kills this process
-	// after SIGTERM bounds it.
-	end := context.WithoutCancel(ctx)
-	if err := a.saveCaptureLog(end); err != nil {
-		a.log.printf("capture.log not saved: %v", err)
-	}
-	if err := a.sums.save(end, a); err != nil {
-		a.log.printf("SHA256SUMS not saved: %v", err) // the files that it sums up are safe
-	}
+	coreErr := a.saveCoreIfAsked(ctx)
+	status = exitNothing
 	switch {
-	case coreErr == nil:
-		a.prune(ctx)
-		a.log.printf("saved %s on %s", a.dir, targets.Redacted(a.o.target))
-		return exitSaved
+	case coreErr == nil && (logErr == nil || !a.o.logOnly):
+		status = exitSaved
 	case logErr == nil:
-		a.log.printf("saved only the kernel log in %s on %s", a.dir, targets.Redacted(a.o.target))
-		return exitLogOnly
+		status = exitLogOnly
 	}
-	return exitNothing
+	a.saveAccount(context.WithoutCancel(ctx), status)
+	switch status {
+	case exitSaved:
+		if !a.o.logOnly {
+			a.thinOut(ctx)
+			a.prune(ctx)
+		}
+		a.log.printf("saved %s on %s", a.dir, targets.Redacted(a.o.target))
+	case exitLogOnly:
+		a.log.printf("saved only the kernel log in %s on %s", a.dir, targets.Redacted(a.o.target))
+	}
+	return status, errors.Join(logErr, coreErr)
+}
+
+func (a *attempt) saveCoreIfAsked(ctx context.Context) error {
+	if a.o.logOnly {
+		a.account.lose("the core: only the kernel log was asked for")
+		return nil
+	}
+	err := a.account.step("core", func() error { return a.saveCore(ctx) })
+	if err != nil {
+		a.log.printf("core not saved: %v", err)
+		a.account.lose("the core: %v", err)
+	}
+	return err
+}
+
+// saveAccount tells how it went, even if the time is over: what kills this process
+// after SIGTERM bounds it.
+func (a *attempt) saveAccount(ctx context.Context, status int) {
+	a.logMemory()
+	for _, f := range []struct {
+		name string
+		save func() error
+	}{
+		{"capture.log", func() error { return a.saveCaptureLog(ctx) }},
+		{"result.json", func() error { return a.saveResult(ctx, status) }},
+		{"SHA256SUMS", func() error { return a.sums.save(ctx, a) }}, // the files that it sums up are safe
+	} {
+		if err := f.save(); err != nil {
+			a.log.printf("%s not saved: %v", f.name, err)
+		}
+	}
 }
 
 // openCore opens the core, or old memory itself where the kernel offers none.
@@ -139,6 +192,11 @@ func (a *attempt) describe(path string) {
 }
 
 func (a *attempt) printLog() int {
+	if err := a.openCore(); err != nil {
+		a.log.printf("no core: %v", err)
+		return exitNothing
+	}
+	defer a.core.Close()
 	if _, err := triage.Log(a.core, a.out, triage.LogOptions{}); err != nil {
 		a.log.printf("%v", err)
 		return exitNothing
@@ -146,21 +204,34 @@ func (a *attempt) printLog() int {
 	return exitSaved
 }
 
-func (a *attempt) openTarget(ctx context.Context) (err error) {
+func (a *attempt) openTarget(ctx context.Context) error {
 	start := time.Now()
 	o := targets.Options{Log: a.log.printf, MountDir: a.o.mountDir, Driver: loadDriver}
-	if err := a.bringNetwork(ctx, &o); err != nil {
-		return err
+	if a.needsNetwork() {
+		if err := a.reach(ctx, "network", func(ctx context.Context) error { return a.bringNetwork(ctx, &o) }); err != nil {
+			return err
+		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, a.o.targetTimeout)
-	defer cancel()
-	a.target, err = targets.Open(ctx, a.o.target, o)
+	err := a.reach(ctx, "open target", func(ctx context.Context) (err error) {
+		a.target, err = targets.Open(ctx, a.o.target, o)
+		return err
+	})
 	if err != nil {
 		return err
 	}
 	a.log.printf("target %s ready after %.1f s", targets.Redacted(a.o.target), time.Since(start).Seconds())
 	a.dir = directoryName(a.core, a.uname)
 	return nil
+}
+
+// reach is a step on the way to the target, which has the time that the
+// configuration gives it.
+func (a *attempt) reach(ctx context.Context, name string, step func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, a.o.targetTimeout)
+	defer cancel()
+	a.beat.Beat(a.o.targetTimeout)
+	defer a.beat.Beat(0)
+	return a.account.step(name, func() error { return step(ctx) })
 }
 
 // loadDriver loads the modules that a capture image has for a file system, or for
@@ -208,6 +279,7 @@ func (a *attempt) saveCaptureLog(ctx context.Context) error {
 
 // writeFile writes one small file of the dump directory and commits it.
 func (a *attempt) writeFile(ctx context.Context, name string, write func(io.Writer) error) (int64, error) {
+	a.beat.Beat(0)
 	f, err := a.target.Create(ctx, a.dir+"/"+name)
 	if err != nil {
 		return 0, err
@@ -221,6 +293,7 @@ func (a *attempt) writeFile(ctx context.Context, name string, write func(io.Writ
 		return 0, err
 	}
 	a.sums.add(sum)
+	a.account.file(name, f.Size())
 	return f.Size(), nil
 }
 
@@ -235,6 +308,7 @@ func (a *attempt) saveCore(ctx context.Context) error {
 		return err
 	}
 	a.log.printf("degraded: dump level %d does not fit (%v); trying level %d", used, err, memmap.LevelMax)
+	a.account.lose("what dump level %d leaves out: level %d does not fit", memmap.LevelMax, used)
 	_, err = a.saveCoreAt(ctx, memmap.LevelMax)
 	return err
 }
@@ -263,12 +337,13 @@ func (a *attempt) saveCoreAt(ctx context.Context, level memmap.Level) (used memm
 // classify makes the map for level; where the kernel's data does not allow it,
 // for the weaker level that always works.
 func (a *attempt) classify(ctx context.Context, level memmap.Level) *memmap.Map {
-	m, err := memmap.Plan(ctx, a.core, memmap.Options{Level: level, Workers: a.o.workers})
+	m, err := memmap.Plan(ctx, a.core, memmap.Options{Level: level, Workers: a.o.workers, Progress: func() { a.beat.Beat(0) }})
 	for _, n := range m.Notes {
 		a.log.printf("memory map: %s", n)
 	}
 	if err != nil && ctx.Err() == nil {
 		a.log.printf("degraded: %v", err)
+		a.account.lose("nothing, but %v", err)
 	}
 	if m.Absent > 0 {
 		a.log.printf("%d pages were left out of the core before", m.Absent)

@@ -44,15 +44,19 @@ func (a *attempt) writeCore(ctx context.Context, m *memmap.Map, o dump.Options) 
 		f.Close()
 		return err
 	}
+	a.beat.Beat(commitGrace)
 	if err := f.Commit(); err != nil {
 		return err
 	}
+	a.beat.Beat(0)
+	a.account.file("vmcore", f.Size())
 	if why := targets.Unconfirmed(f); why != "" {
 		a.log.printf("vmcore may not be durable: %s", why)
 	}
 	a.log.printf("saved vmcore: %s, %d pages (%d of them zero), checksum and sync %.1f s", mib(uint64(f.Size())), stats.Written, stats.Zero, time.Since(start).Seconds())
 	if stats.Unreadable > 0 {
 		a.log.printf("%d pages could not be read and are left out, the first: %v", stats.Unreadable, stats.Errors[0])
+		a.account.lose("%d pages that could not be read, the first: %v", stats.Unreadable, stats.Errors[0])
 	}
 	return nil
 }
@@ -62,7 +66,7 @@ func (a *attempt) sumCore(ctx context.Context, f targets.File) error {
 	if !a.o.checksum {
 		return nil
 	}
-	sum, err := sumFile(ctx, "vmcore", f)
+	sum, err := sumFile(ctx, "vmcore", f, a.beat)
 	switch {
 	case err == nil:
 		a.sums.add(sum)
@@ -80,7 +84,7 @@ func (a *attempt) dumpTo(ctx context.Context, f targets.File, guard *spaceGuard,
 		return dump.Stats{}, err
 	}
 	p := newProgress(a.log, a.o.progress, 1<<a.core.PageShift())
-	o.Progress = func(at dump.Progress) { p.at(at); guard.at(at.Written) }
+	o.Progress = func(at dump.Progress) { a.beat.Beat(afterBatch(at)); p.at(at); guard.at(at.Written) }
 	ctx, guard.cancel = context.WithCancelCause(ctx)
 	defer guard.cancel(nil)
 	stats, err := dump.Write(ctx, a.core, m, out, o)
@@ -92,6 +96,14 @@ func (a *attempt) dumpTo(ctx context.Context, f targets.File, guard *spaceGuard,
 	}
 	p.done(stats)
 	return stats, err
+}
+
+// afterBatch is how long the step after a batch may take: the last one syncs.
+func afterBatch(at dump.Progress) time.Duration {
+	if at.Done == at.Total {
+		return commitGrace
+	}
+	return 0
 }
 
 // output makes the writer for the format asked for; flattened where the target

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ukdump/ukdump/internal/watchdog"
 	"github.com/ukdump/ukdump/pkg/dump"
 	"github.com/ukdump/ukdump/pkg/targets"
 	"github.com/ukdump/ukdump/pkg/triage"
@@ -83,6 +84,7 @@ func (a *attempt) prune(ctx context.Context) {
 	}
 	slices.SortFunc(complete, crashOrder)
 	for i := 0; i+a.o.keep-1 < len(complete); i++ {
+		a.beat.Beat(removeGrace)
 		if err := a.target.Remove(ctx, complete[i]); err != nil {
 			a.log.printf("retention: %v", err)
 			return
@@ -113,7 +115,7 @@ func (s *sum) Write(p []byte) (int, error) {
 }
 
 // sumFile reads a file back, since a core is not written in the order of its bytes.
-func sumFile(ctx context.Context, name string, f targets.File) (*sum, error) {
+func sumFile(ctx context.Context, name string, f targets.File, beat *watchdog.Beater) (*sum, error) {
 	s := newSum(name, io.Discard)
 	r, ok := f.(io.ReaderAt)
 	if !ok {
@@ -124,6 +126,7 @@ func sumFile(ctx context.Context, name string, f targets.File) (*sum, error) {
 		if err := ctx.Err(); err != nil {
 			return 0, err
 		}
+		beat.Beat(0)
 		return in.Read(p)
 	}), make([]byte, 256<<10))
 	return s, err

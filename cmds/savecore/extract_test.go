@@ -22,15 +22,15 @@ func partition(t *testing.T, size int) string {
 	return targetstest.Loop(t, name)
 }
 
-func command(args ...string) result {
+func command(args ...string) saving {
 	var out, errs bytes.Buffer
-	r := result{status: run(args, &out, &errs)}
+	r := saving{status: run(args, &out, &errs)}
 	r.out, r.errs = out.String(), errs.String()
 	return r
 }
 
 // extracted is the one dump in root.
-func (r result) extracted(t *testing.T, root string) result {
+func (r saving) extracted(t *testing.T, root string) saving {
 	t.Helper()
 	dirs, _ := filepath.Glob(filepath.Join(root, "router-7-20251121T040000Z-????"))
 	if len(dirs) != 1 {
@@ -50,7 +50,7 @@ func TestExtract(t *testing.T) {
 			r := command("raw://"+dev, "file://"+root)
 			r.want(t, exitSaved, "copied router-7-", "is on file://"+root+"; marked as taken on raw://"+dev)
 			r = r.extracted(t, root)
-			r.files(t, "vmcore-dmesg.txt", "vmcore", "capture.log", "SHA256SUMS")
+			r.files(t, "result.json", "vmcore-dmesg.txt", "vmcore", "capture.log", "SHA256SUMS")
 			if got := r.read(t, "vmcore-dmesg.txt"); got != panicLine {
 				t.Errorf("%q", got)
 			}
@@ -139,7 +139,7 @@ func TestExtractDamage(t *testing.T) {
 	r := command("raw://"+dev, "file://"+root)
 	r.want(t, exitNothing, "vmcore on raw://"+dev+": checksum mismatch")
 	r = r.extracted(t, root)
-	r.files(t, "vmcore-dmesg.txt", "vmcore-incomplete", "capture.log", "SHA256SUMS")
+	r.files(t, "result.json", "vmcore-dmesg.txt", "vmcore-incomplete", "capture.log", "SHA256SUMS")
 	if strings.Contains(r.out, "marked as taken") {
 		t.Error(r.out)
 	}

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ukdump/ukdump/internal/cmdline"
+	"github.com/ukdump/ukdump/internal/watchdog"
 	"github.com/ukdump/ukdump/pkg/config"
 	"github.com/ukdump/ukdump/pkg/dump"
 	"github.com/ukdump/ukdump/pkg/kdumpfile"
@@ -39,6 +40,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if isExtraction(args) {
 		return extract(args, stdout, stderr)
 	}
+	beat := watchdog.NewBeater()
 	o, err := parse(args, stdout)
 	if err == flag.ErrHelp {
 		return 0
@@ -57,7 +59,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 	}
 	log := newLogger(said, o.kmsg)
 	defer log.close()
-	return newAttempt(o, log, stdout).run(ctx)
+	a := newAttempt(o, log, stdout)
+	a.beat = beat
+	return a.run(ctx)
 }
 
 // options is one attempt as its command line describes it.
@@ -74,11 +78,13 @@ type options struct {
 	checksum      bool   // read the core back for SHA256SUMS
 	reserve       uint64 // bytes that stay free on the target
 	keep          int    // complete dumps to keep, 0: all
+	loop          config.Loop
 	workers       int
 	targetTimeout time.Duration // to reach the target
 	progress      time.Duration // between progress lines
 	mountDir      string
 	network       string // words to bring it up with, autoNetwork, or "": it is as it is
+	logOnly       bool   // not the core
 	kmsg          bool   // log to the kernel's log too, and save that as capture.log
 }
 
@@ -109,11 +115,13 @@ func parse(args []string, help io.Writer) (o options, err error) {
 	fs.BoolVar(&o.checksum, "checksum", d.Checksum, "read the core back for its line in SHA256SUMS; -checksum=false saves that time")
 	reserve := fs.String("reserve", config.FormatSize(d.Reserve), "`bytes` that stay free on the target (K, M, G)")
 	fs.IntVar(&o.keep, "keep", d.Keep, "complete dumps to keep on the target; 0 keeps all")
+	loop := fs.String("crash-loop", d.CrashLoop.String(), "`N/MINUTES`: of more than N crashes of a host in that time, only the first and the\nnewest keep their cores; or off")
 	fs.IntVar(&o.workers, "workers", d.Workers, "compressing `workers`; 0 is one per CPU")
 	fs.DurationVar(&o.targetTimeout, "target-timeout", d.DeviceTimeout, "`time` for the target to appear and answer")
 	fs.DurationVar(&o.progress, "progress", 2*time.Second, "`time` between progress lines; 0 is none")
 	fs.StringVar(&o.mountDir, "mount", "/mnt", "`directory` to mount a disk on")
 	fs.StringVar(&o.network, "network", "", "bring the network up first, with these `words`: \"ip=dhcp vlan=vlan5:eth0\" for instance;\n\""+autoNetwork+"\" tries every NIC. Without it the network is left as it is")
+	fs.BoolVar(&o.logOnly, "log-only", false, "save the kernel log, and not the core")
 	fs.BoolVar(&o.kmsg, "kmsg", false, "log to /dev/kmsg too, and save the running kernel's log as capture.log")
 	switch err := fs.Parse(args); {
 	case err == flag.ErrHelp:
@@ -131,6 +139,9 @@ func parse(args []string, help io.Writer) (o options, err error) {
 	ok := false
 	if o.reserve, ok = config.ParseSize(*reserve); !ok {
 		return o, fmt.Errorf("-reserve %s: want bytes, or a number with K, M, G or T", *reserve)
+	}
+	if o.loop, ok = config.ParseLoop(*loop); !ok {
+		return o, fmt.Errorf("-crash-loop %s: want off, or CRASHES/MINUTES such as 5/60", *loop)
 	}
 	if *level < 0 || *level > int(memmap.LevelMax) {
 		return o, fmt.Errorf("-level %d: want 0 to 31", *level)

@@ -20,19 +20,23 @@ func (o *options) plan() (netcfg.Plan, []error) {
 	return netcfg.Parse(cmdline.Words(o.network))
 }
 
-// bringNetwork brings the network up to where the target's server is, if it was
-// asked to. What is up already, from an attempt before, is used as it is.
+// needsNetwork tells whether the network is to be brought up for the target.
+func (a *attempt) needsNetwork() bool {
+	spec, err := targets.Parse(a.o.target)
+	return err == nil && spec.Network() && a.o.network != ""
+}
+
+// bringNetwork brings the network up to where the target's server is. What is
+// up already, from an attempt before, is used as it is.
 func (a *attempt) bringNetwork(ctx context.Context, o *targets.Options) error {
 	spec, err := targets.Parse(a.o.target)
-	if err != nil || !spec.Network() || a.o.network == "" {
+	if err != nil {
 		return err
 	}
 	if err := loadDriver(ctx, modules.NetList); err != nil {
 		a.log.printf("network drivers: %v", err) // whether it mattered is seen now
 	}
 	plan, _ := a.o.plan() // its errors were told when the command line was read
-	ctx, cancel := context.WithTimeout(ctx, a.o.targetTimeout)
-	defer cancel()
 	if a.network, err = plan.Up(ctx, spec.Host, netcfg.Options{Log: a.log.printf}); err != nil {
 		return err
 	}

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ukdump/ukdump/internal/result"
 	"github.com/ukdump/ukdump/internal/targetstest"
 	"github.com/ukdump/ukdump/internal/vmcoretest"
 	"github.com/ukdump/ukdump/pkg/dump"
@@ -70,19 +71,19 @@ const machine = `
 
 const panicLine = "[    1.000000] panic\n"
 
-// result is what one run of savecore left.
-type result struct {
+// saving is what one run of savecore left.
+type saving struct {
 	status    int
 	out, errs string
 	dir       string // of the dump; "" if there is none
 }
 
 // save runs savecore with a target in root.
-func save(t *testing.T, root, core string, flags ...string) result {
+func save(t *testing.T, root, core string, flags ...string) saving {
 	t.Helper()
 	var out, errs bytes.Buffer
 	args := append([]string{"-core", core, "-progress", "0"}, flags...)
-	r := result{status: run(append(args, "file://"+root), &out, &errs)}
+	r := saving{status: run(append(args, "file://"+root), &out, &errs)}
 	r.out, r.errs = out.String(), errs.String()
 	dirs, _ := filepath.Glob(filepath.Join(root, "router-7-20251121T040000Z-????"))
 	if len(dirs) > 1 {
@@ -94,7 +95,7 @@ func save(t *testing.T, root, core string, flags ...string) result {
 	return r
 }
 
-func (r result) want(t *testing.T, status int, said ...string) {
+func (r saving) want(t *testing.T, status int, said ...string) {
 	t.Helper()
 	if r.status != status {
 		t.Fatalf("exit status %d, want %d:\n%s%s", r.status, status, r.out, r.errs)
@@ -107,7 +108,7 @@ func (r result) want(t *testing.T, status int, said ...string) {
 }
 
 // files checks which files are in the dump directory, and their sums.
-func (r result) files(t *testing.T, want ...string) {
+func (r saving) files(t *testing.T, want ...string) {
 	t.Helper()
 	entries, err := os.ReadDir(r.dir)
 	if err != nil {
@@ -136,7 +137,7 @@ func (r result) files(t *testing.T, want ...string) {
 	}
 }
 
-func (r result) read(t *testing.T, name string) string {
+func (r saving) read(t *testing.T, name string) string {
 	t.Helper()
 	b, err := os.ReadFile(filepath.Join(r.dir, name))
 	if err != nil {
@@ -190,7 +191,7 @@ func TestSave(t *testing.T) {
 	} {
 		r := save(t, t.TempDir(), core, append(tt.flags, "-reserve", "0")...)
 		r.want(t, exitSaved, "Linux 6.1.0-test", "saved vmcore", "saved router-7-20251121T040000Z-")
-		r.files(t, "vmcore-dmesg.txt", "vmcore", "capture.log", "SHA256SUMS")
+		r.files(t, "vmcore-dmesg.txt", "vmcore", "capture.log", "result.json", "SHA256SUMS")
 		if got := r.read(t, "vmcore-dmesg.txt"); got != panicLine {
 			t.Errorf("log %q", got)
 		}
@@ -236,14 +237,14 @@ func TestSaveTwice(t *testing.T) {
 	if second.read(t, "vmcore") != before {
 		t.Error("vmcore was changed")
 	}
-	second.files(t, "vmcore-dmesg.txt", "vmcore", "capture.log", "SHA256SUMS")
+	second.files(t, "vmcore-dmesg.txt", "vmcore", "capture.log", "result.json", "SHA256SUMS")
 }
 
 // What an attempt that was killed has left does not stop the next.
 func TestSaveAfterKilledAttempt(t *testing.T) {
 	core, root := vmcoretest.File(t, machine), t.TempDir()
 	r := save(t, root, core, "-reserve", "0")
-	for _, name := range []string{"capture.log", "SHA256SUMS"} {
+	for _, name := range []string{"capture.log", "result.json", "SHA256SUMS"} {
 		if err := os.Remove(filepath.Join(r.dir, name)); err != nil {
 			t.Fatal(err)
 		}
@@ -340,7 +341,7 @@ func TestSpaceLadder(t *testing.T) {
 			root := targetstest.Mount(t, "none", "tmpfs", 0, "size=24m")
 			r := save(t, root, vmcoretest.File(t, tt.core), append([]string{"-reserve", "2M"}, tt.flags...)...)
 			r.want(t, tt.status, tt.said...)
-			files := []string{"vmcore-dmesg.txt", "capture.log", "SHA256SUMS"}
+			files := []string{"vmcore-dmesg.txt", "capture.log", "result.json", "SHA256SUMS"}
 			if tt.status == exitSaved {
 				files = append(files, "vmcore")
 			}
@@ -402,6 +403,65 @@ func (c cancelling) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// result.json tells of the earlier attempts too, and the next one and PID 1 hear of
+// this one.
+func TestResult(t *testing.T) {
+	core := vmcoretest.File(t, machine)
+	run := filepath.Join(t.TempDir(), "run.json")
+	t.Setenv(result.PathVariable, run)
+	root := t.TempDir()
+	small := targetstest.Mount(t, "none", "tmpfs", 0, "size=24m")
+	save(t, filepath.Join(root, "missing\x01"), core) // refused when its flags are read: no attempt
+	save(t, small, core, "-reserve", "24M").want(t, exitLogOnly)
+	first, err := result.Load(run)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if first.Saved != result.SavedLog || first.Target != "file://"+small || len(first.Attempts) != 1 || !strings.Contains(first.Attempts[0].Error, "24.0 MiB reserved") ||
+		len(first.Lost) != 1 || !strings.HasPrefix(first.Lost[0], "the core: ") {
+		t.Errorf("after a log: %+v", first)
+	}
+	r := save(t, root, core, "-reserve", "0")
+	r.want(t, exitSaved)
+	second, err := result.Load(filepath.Join(r.dir, result.Name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if second.Saved != result.SavedAll || second.Directory != filepath.Base(r.dir) || second.Host != "router-7" || second.Kernel != "6.1.0-test" ||
+		!second.CrashTime.Equal(time.Unix(1763697600, 0)) || len(second.Attempts) != 2 || len(second.Lost) != 0 {
+		t.Errorf("after a dump: %+v", second)
+	}
+	var steps, files []string
+	for _, s := range second.Attempts[1].Steps {
+		steps = append(steps, s.Name)
+	}
+	for _, f := range second.Files {
+		if info, err := os.Stat(filepath.Join(r.dir, f.Name)); err != nil || info.Size() != f.Bytes {
+			t.Errorf("%+v: %v", f, err)
+		}
+		files = append(files, f.Name)
+	}
+	if got := strings.Join(steps, ", "); got != "open core, open target, kernel log, core" {
+		t.Errorf("steps: %s", got)
+	}
+	if got := strings.Join(files, " "); got != "vmcore-dmesg.txt vmcore capture.log" {
+		t.Errorf("files: %s", got)
+	}
+	for _, a := range second.Attempts {
+		if a.Error == result.Unfinished {
+			t.Errorf("an attempt that has ended: %+v", a)
+		}
+	}
+	// What comes after a dump does not make it worse.
+	log := save(t, filepath.Dir(run), core, "-log-only")
+	log.want(t, exitSaved)
+	log.files(t, "vmcore-dmesg.txt", "capture.log", "result.json", "SHA256SUMS")
+	last, err := result.Load(run)
+	if err != nil || last.Saved != result.SavedAll || last.Target != "file://"+root || len(last.Attempts) != 3 || last.Attempts[2].Saved != result.SavedLog {
+		t.Errorf("after one more log: %+v, %v", last, err)
+	}
+}
+
 // SIGTERM ends the core; how it went is told all the same.
 func TestTerminated(t *testing.T) {
 	core := vmcoretest.File(t, machine)
@@ -410,9 +470,9 @@ func TestTerminated(t *testing.T) {
 		status int
 		files  []string
 	}{
-		{"saved vmcore-dmesg.txt", exitLogOnly, []string{"vmcore-dmesg.txt", "capture.log", "SHA256SUMS"}},
-		{"core  ", exitLogOnly, []string{"vmcore-dmesg.txt", "capture.log", "SHA256SUMS", "vmcore-incomplete"}},
-		{" compressed, ", exitSaved, []string{"vmcore-dmesg.txt", "capture.log", "SHA256SUMS", "vmcore"}}, // while it is read back
+		{"saved vmcore-dmesg.txt", exitLogOnly, []string{"vmcore-dmesg.txt", "capture.log", "result.json", "SHA256SUMS"}},
+		{"core  ", exitLogOnly, []string{"vmcore-dmesg.txt", "capture.log", "result.json", "SHA256SUMS", "vmcore-incomplete"}},
+		{" compressed, ", exitSaved, []string{"vmcore-dmesg.txt", "capture.log", "result.json", "SHA256SUMS", "vmcore"}}, // while it is read back
 	} {
 		root := t.TempDir()
 		o, err := parse([]string{"-core", core, "-reserve", "0", "-level", "0", "-progress", "1ns", "file://" + root}, io.Discard)

@@ -24,6 +24,9 @@ func FSListPath(fstype string) string { return ListPath + "." + fstype }
 // when the network is about to be set up.
 const NetList = "net"
 
+// WatchdogList is the name of the list of watchdogs, loaded before anything else.
+const WatchdogList = "watchdog"
+
 // Entry is one module to load.
 type Entry struct {
 	Path   string // of the file: /lib/modules/RELEASE/kernel/fs/ext4/ext4.ko

@@ -71,9 +71,7 @@ func Load(ctx context.Context, entries []Entry, opts Options) []Result {
 	results := make([]Result, 0, len(entries))
 	absent := false // some module's hardware is not there
 	var ids []string
-	if opts.Devices != "" {
-		ids = deviceIDs(filepath.Join(opts.Root, opts.Devices))
-	}
+	stale := true // a module was loaded since ids was read
 	for _, e := range entries {
 		r := Result{Entry: e}
 		if blocked[e.Name()] {
@@ -86,6 +84,9 @@ func Load(ctx context.Context, entries []Entry, opts Options) []Result {
 		}
 		e.Path = filepath.Join(opts.Root, e.Path)
 		if opts.Devices != "" {
+			if stale { // a bus or a multifunction device brings others
+				ids, stale = deviceIDs(filepath.Join(opts.Root, opts.Devices)), false
+			}
 			if b, err := os.ReadFile(e.Path); err == nil && !wanted(b, ids) {
 				r.Err, r.Absent = fmt.Errorf("load %s: %w", e.Name(), ErrNoDevice), true
 				absent = true
@@ -97,7 +98,7 @@ func Load(ctx context.Context, entries []Entry, opts Options) []Result {
 		err := loadOne(ctx, e, opts.PerModule)
 		switch {
 		case err == nil:
-			r.Took = time.Since(start)
+			r.Took, stale = time.Since(start), true
 		case errors.Is(err, unix.EEXIST):
 		default:
 			r.Took = time.Since(start)

@@ -32,15 +32,20 @@ type Config struct {
 	Checksum      bool     // read the core back for its line in SHA256SUMS
 	Reserve       uint64   // bytes that must stay free on the target
 	Keep          int      // complete dumps to keep on the target; 0: all
-	Final         Action   // after a dump was saved
-	Failure       Action   // after none was
+	CrashLoop     Loop
+	Final         Action // after a dump was saved
+	Failure       Action // after none was
 
 	Timeout        time.Duration // from the start of PID 1 to the reboot
 	AttemptTimeout time.Duration // one target's attempt; what is left of Timeout if that is less
 	NetTimeout     time.Duration // until the network to a target is up
 	DeviceTimeout  time.Duration // until a target's device is there
+	StallTimeout   time.Duration // that an attempt may stand still
+	Watchdog       time.Duration // that the capture may stand still before it is reset, or one of the next two
 
-	Pre, Post  []string // hooks: absolute paths of programs in the image
+	Pre, Post   []string      // hooks: absolute paths of programs in the image
+	HookTimeout time.Duration // of each hook
+
 	Workers    int      // compressing workers; 0: as many as CPUs are online
 	Recipients []string // age public keys
 	Notify     string   // syslog:, http: or https: URL
@@ -48,6 +53,24 @@ type Config struct {
 
 	set map[string]string // key -> where it was set; never written in place
 }
+
+// Loop is what counts as a crash loop: more than Crashes within Minutes. Of those
+// the first and the newest dump keep their cores. Without Crashes none is one.
+type Loop struct{ Crashes, Minutes int }
+
+// String is "5/60" or "off".
+func (l Loop) String() string {
+	if l.Crashes == 0 {
+		return "off"
+	}
+	return fmt.Sprintf("%d/%d", l.Crashes, l.Minutes)
+}
+
+// Other values of Config.Watchdog.
+const (
+	WatchdogAuto time.Duration = 0  // armed where there is one; resets the machine only when PID 1 itself is stuck
+	WatchdogOff  time.Duration = -1 // not touched
+)
 
 // Word is a word of a kernel command line.
 type Word = cmdline.Word
@@ -75,12 +98,16 @@ func Default() Config {
 		Checksum:       true,
 		Reserve:        64 << 20,
 		Keep:           5,
+		CrashLoop:      Loop{Crashes: 5, Minutes: 60},
 		Final:          Reboot,
 		Failure:        Reboot,
 		Timeout:        30 * time.Minute,
 		AttemptTimeout: 20 * time.Minute,
 		NetTimeout:     90 * time.Second,
 		DeviceTimeout:  30 * time.Second,
+		StallTimeout:   2 * time.Minute,
+		HookTimeout:    30 * time.Second,
+		Watchdog:       WatchdogAuto,
 	}
 }
 

@@ -89,6 +89,13 @@ func TestProblems(t *testing.T) {
 		{"reserve = 18446744073709551615K", "kdump.conf:1: reserve = 18446744073709551615K: not a size; want bytes, or a number with K, M, G or T"},
 		{"final = restart", "kdump.conf:1: final = restart: unknown action; want reboot, halt, poweroff or shell"},
 		{"timeout = 0", "kdump.conf:1: timeout = 0: out of range; want a time from 1s to 168h, such as 90, 90s, 15m or 1h30m"},
+		{"watchdog = 3", "kdump.conf:1: watchdog = 3: out of range; want auto, off, or a time from 4s to 1h"},
+		{"watchdog = 3601", "kdump.conf:1: watchdog = 3601: out of range; want auto, off, or a time from 4s to 1h"},
+		{"watchdog = on", "kdump.conf:1: watchdog = on: not a time; want auto, off, or a time from 4s to 1h"},
+		{"crash-loop = 1/60", "kdump.conf:1: crash-loop = 1/60: not a number of crashes and of minutes; want off, or CRASHES/MINUTES such as 5/60"},
+		{"crash-loop = 5/0", "kdump.conf:1: crash-loop = 5/0: not a number of crashes and of minutes; want off, or CRASHES/MINUTES such as 5/60"},
+		{"crash-loop = 5/10081", "kdump.conf:1: crash-loop = 5/10081: not a number of crashes and of minutes; want off, or CRASHES/MINUTES such as 5/60"},
+		{"crash-loop = 5", "kdump.conf:1: crash-loop = 5: not a number of crashes and of minutes; want off, or CRASHES/MINUTES such as 5/60"},
 		{"timeout = never", "kdump.conf:1: timeout = never: not a time; want a time from 1s to 168h, such as 90, 90s, 15m or 1h30m"},
 		{"checksum = sha1", "kdump.conf:1: checksum = sha1: neither yes nor no; want yes or no"},
 		{"workers = -1", "kdump.conf:1: workers = -1: out of range; want a number from 0 (one for each CPU) to 1024"},
@@ -145,7 +152,7 @@ func TestAttemptLongerThanAll(t *testing.T) {
 // What the grammar has and nothing acts on is said, not passed over.
 func TestNotSupportedYet(t *testing.T) {
 	for _, line := range []string{
-		"pre = /etc/kdump/pre", "post = /etc/kdump/post", "recipient = age1qqqq",
+		"recipient = age1qqqq",
 		"notify = syslog://loghost",
 	} {
 		c, problems := parse(line + "\n")

@@ -29,14 +29,27 @@ func keys() []key {
 		yesNoKey("checksum", func(c *Config) *bool { return &c.Checksum }),
 		reserveKey(),
 		intKey("keep", "a number from 0 (all) to 100000", 0, 100000, func(c *Config) *int { return &c.Keep }),
+		{name: "crash-loop", want: "off, or CRASHES/MINUTES such as 5/60",
+			parse: func(c *Config, value string) string {
+				l, ok := ParseLoop(value)
+				if !ok {
+					return "not a number of crashes and of minutes"
+				}
+				c.CrashLoop = l
+				return ""
+			},
+			print: func(c *Config) []string { return []string{c.CrashLoop.String()} }},
 		actionKey("final", func(c *Config) *Action { return &c.Final }),
 		actionKey("failure", func(c *Config) *Action { return &c.Failure }),
 		durationKey("timeout", func(c *Config) *time.Duration { return &c.Timeout }),
 		durationKey("attempt-timeout", func(c *Config) *time.Duration { return &c.AttemptTimeout }),
 		durationKey("net-timeout", func(c *Config) *time.Duration { return &c.NetTimeout }),
 		durationKey("device-timeout", func(c *Config) *time.Duration { return &c.DeviceTimeout }),
-		later(listKey("pre", "an absolute path", checkPath, func(c *Config) *[]string { return &c.Pre })),
-		later(listKey("post", "an absolute path", checkPath, func(c *Config) *[]string { return &c.Post })),
+		durationKey("stall-timeout", func(c *Config) *time.Duration { return &c.StallTimeout }),
+		watchdogKey(),
+		listKey("pre", "an absolute path", checkPath, func(c *Config) *[]string { return &c.Pre }),
+		listKey("post", "an absolute path", checkPath, func(c *Config) *[]string { return &c.Post }),
+		durationKey("hook-timeout", func(c *Config) *time.Duration { return &c.HookTimeout }),
 		intKey("workers", "a number from 0 (one for each CPU) to 1024", 0, 1024, func(c *Config) *int { return &c.Workers }),
 		later(listKey("recipient", "an age public key, age1...", checkRecipient,
 			func(c *Config) *[]string { return &c.Recipients })),
@@ -190,6 +203,45 @@ func durationKey(name string, field func(*Config) *time.Duration) key {
 			return msg
 		},
 		print: func(c *Config) []string { return []string{formatDuration(*field(c))} },
+	}
+}
+
+// Watchdogs count whole seconds: 4 is the least that can be fed in time on a busy
+// machine, and more than an hour guards nothing.
+const (
+	minWatchdog = 4 * time.Second
+	maxWatchdog = time.Hour
+)
+
+func watchdogKey() key {
+	return key{name: "watchdog", want: "auto, off, or a time from 4s to 1h",
+		parse: func(c *Config, value string) string {
+			switch value {
+			case "auto":
+				c.Watchdog = WatchdogAuto
+				return ""
+			case "off":
+				c.Watchdog = WatchdogOff
+				return ""
+			}
+			d, msg := parseDuration(value)
+			if msg == "" && (d < minWatchdog || d > maxWatchdog) {
+				msg = "out of range"
+			}
+			if msg == "" {
+				c.Watchdog = d
+			}
+			return msg
+		},
+		print: func(c *Config) []string {
+			switch c.Watchdog {
+			case WatchdogAuto:
+				return []string{"auto"}
+			case WatchdogOff:
+				return []string{"off"}
+			}
+			return []string{formatDuration(c.Watchdog)}
+		},
 	}
 }
 

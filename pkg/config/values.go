@@ -33,6 +33,23 @@ func FormatSize(n uint64) string {
 	return strconv.FormatUint(n, 10) + strings.TrimSpace(" KMGT"[unit:unit+1])
 }
 
+// maxLoop bounds both numbers of a Loop: a week has 10080 minutes.
+const maxLoop = 10080
+
+// ParseLoop reads CRASHES/MINUTES, both from 1 to 10080 and at least 2 crashes, or off.
+func ParseLoop(s string) (Loop, bool) {
+	if s == "off" {
+		return Loop{}, true
+	}
+	crashes, minutes, ok := strings.Cut(s, "/")
+	n, err := strconv.ParseUint(crashes, 10, 16)
+	m, err2 := strconv.ParseUint(minutes, 10, 16)
+	if !ok || err != nil || err2 != nil || n < 2 || n > maxLoop || m < 1 || m > maxLoop {
+		return Loop{}, false
+	}
+	return Loop{int(n), int(m)}, true
+}
+
 // Every wait is bounded, from above as from below.
 const (
 	minTimeout = time.Second

@@ -16,6 +16,10 @@ import (
 type Options struct {
 	Level   Level
 	Workers int // 0: one per online CPU
+
+	// Progress, if not nil, is called by the workers after each section of
+	// struct pages, 128 MiB of memory on x86_64.
+	Progress func()
 }
 
 // Map is what is known of every page frame of a core.
@@ -61,7 +65,7 @@ func Classify(ctx context.Context, core *vmcore.Core, o Options) (*Map, error) {
 	if workers <= 0 {
 		workers = runtime.GOMAXPROCS(0)
 	}
-	s := &scan{m: m, core: core, model: model, layout: layout}
+	s := &scan{m: m, core: core, model: model, layout: layout, progress: o.Progress}
 	s.next.Store(uint64(m.firstPFN(core) >> model.sectionBits))
 	var wg sync.WaitGroup
 	for range workers {
@@ -100,6 +104,8 @@ type scan struct {
 	layout *pageReader
 	next   atomic.Uint64 // section number
 
+	progress func() // may be nil
+
 	mu sync.Mutex // guards m.Counts and m.Notes
 }
 
@@ -113,6 +119,9 @@ func (s *scan) work(ctx context.Context) {
 			return
 		}
 		w.section(pfn)
+		if s.progress != nil {
+			s.progress()
+		}
 	}
 }
 

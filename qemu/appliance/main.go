@@ -6,6 +6,7 @@
 //	appliance.load=PROGRAM   how the capture kernel is loaded: kdumpctl, self or none (default kdumpctl)
 //	appliance.append="WORDS" appended to the capture kernel's command line
 //	appliance.fill=no        do not fill the memory before the crash
+//	appliance.watchdog=N     arm the watchdogs before the crash, to bite after N seconds, and feed them no more
 //	appliance.grow=MIB       before that, wait until the host has added that much memory
 //	appliance.shrink=MIB     then, wait until the host has taken that much away
 //	appliance.offline=1      then, take one block of memory out of use
@@ -29,6 +30,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -36,6 +38,7 @@ import (
 
 	kcmdline "github.com/ukdump/ukdump/internal/cmdline"
 	"github.com/ukdump/ukdump/internal/modules"
+	"github.com/ukdump/ukdump/internal/watchdog"
 )
 
 func main() {
@@ -189,6 +192,9 @@ func (a *appliance) crash() error {
 		return err
 	}
 	logLines()
+	if err := a.armWatchdogs(); err != nil {
+		return err
+	}
 	a.say("crash")
 	for _, w := range []struct{ file, text string }{
 		{"/proc/sys/kernel/sysrq", "1"}, {"/proc/sysrq-trigger", "c"},
@@ -198,6 +204,24 @@ func (a *appliance) crash() error {
 		}
 	}
 	return fmt.Errorf("crash: still alive")
+}
+
+func (a *appliance) armWatchdogs() error {
+	n, err := strconv.Atoi(a.words["appliance.watchdog"])
+	if err != nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if _, err := modules.LoadFile(ctx, modules.FSListPath(modules.WatchdogList), modules.Options{Devices: "/sys"}); err != nil {
+		return err
+	}
+	pack, err := watchdog.Open("/dev", time.Duration(n)*time.Second)
+	if err != nil {
+		return err
+	}
+	a.say("armed: %s, timeout %s", pack, pack.Timeout())
+	return nil
 }
 
 // mountData mounts the disk "data", if there is one: cached pages with a

@@ -39,6 +39,10 @@ func TestCrash(t *testing.T) {
 		{"ext4-by-path-on-virtio", testPath},
 		{"raw-partition", testRaw},
 		{"baseline", testBaseline},
+		{"watchdog-savecore-hangs", testWatchdogBites},
+		{"watchdog-armed-and-savecore-slow", testWatchdogWaits},
+		{"softdog-savecore-hangs", testSoftdog},
+		{"savecore-stands-still", testStall},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -55,7 +59,7 @@ func testSuccess(t *testing.T, l *lab, kernel string) {
 		crash:    rig.Crash{Fill: true, Raw: true, Append: "rawcopy.serial=raw"},
 	})
 	dir := oneDirectory(t, res)
-	checkFiles(t, dir, "vmcore", "vmcore-dmesg.txt", "capture.log", "SHA256SUMS")
+	checkFiles(t, dir, "vmcore", "vmcore-dmesg.txt", "capture.log", "result.json", "SHA256SUMS")
 	contains(t, dir, "vmcore-dmesg.txt", unique, "sysrq: Trigger a crash", "Kernel panic - not syncing: sysrq triggered crash")
 	contains(t, dir, "capture.log", "Linux version", "kdump-init: ", "savecore: ")
 	want(t, res, "appliance: kdumpctl: ", "kdump-init: done: ")
@@ -138,7 +142,7 @@ func testNoVmcore(t *testing.T, l *lab) {
 	})
 	want(t, res, "/dev/mem")
 	dir := oneDirectory(t, res)
-	checkFiles(t, dir, "vmcore", "vmcore-dmesg.txt", "capture.log", "SHA256SUMS")
+	checkFiles(t, dir, "vmcore", "vmcore-dmesg.txt", "capture.log", "result.json", "SHA256SUMS")
 	contains(t, dir, "vmcore-dmesg.txt", unique, "Kernel panic - not syncing: sysrq triggered crash")
 	checkDmesg(t, l, dir)
 }
@@ -171,7 +175,7 @@ func testDegraded(t *testing.T, l *lab) {
 		crash: rig.Crash{Fill: true},
 	})
 	dir := oneDirectory(t, res)
-	checkFiles(t, dir, "vmcore", "vmcore-dmesg.txt", "capture.log", "SHA256SUMS")
+	checkFiles(t, dir, "vmcore", "vmcore-dmesg.txt", "capture.log", "result.json", "SHA256SUMS")
 	contains(t, dir, "capture.log", "degraded")
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -186,7 +190,7 @@ func testLogOnly(t *testing.T, l *lab) {
 		crash: rig.Crash{Fill: true},
 	})
 	dir := oneDirectory(t, res)
-	checkFiles(t, dir, "vmcore-dmesg.txt", "capture.log", "SHA256SUMS")
+	checkFiles(t, dir, "vmcore-dmesg.txt", "capture.log", "result.json", "SHA256SUMS")
 	contains(t, dir, "vmcore-dmesg.txt", unique)
 	contains(t, dir, "capture.log", "core not saved")
 	want(t, res, "kdump-init: FAILED: ", "only the kernel log saved")
@@ -227,7 +231,7 @@ func testCorrupt(t *testing.T, l *lab) {
 	})
 	want(t, res, "warning: ", "level", "12Q", "explode", "kdump-init: done: ")
 	dir := oneDirectory(t, res)
-	checkFiles(t, dir, "vmcore", "vmcore-dmesg.txt", "capture.log", "SHA256SUMS")
+	checkFiles(t, dir, "vmcore", "vmcore-dmesg.txt", "capture.log", "result.json", "SHA256SUMS")
 }
 
 // testNoCrash boots the capture image as if it were an ordinary one: no

@@ -19,7 +19,7 @@ func testFS(t *testing.T, l *lab, conf string, s setup) {
 	s.conf = conf
 	res := l.run(t, "6.1", s)
 	dir := oneDirectory(t, res)
-	checkFiles(t, dir, "vmcore", "vmcore-dmesg.txt", "capture.log", "SHA256SUMS")
+	checkFiles(t, dir, "vmcore", "vmcore-dmesg.txt", "capture.log", "result.json", "SHA256SUMS")
 	contains(t, dir, "vmcore-dmesg.txt", unique)
 	checkDmesg(t, l, dir)
 }

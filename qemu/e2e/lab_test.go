@@ -98,6 +98,7 @@ type setup struct {
 	conf     string
 	files    map[string]string // further ones of the image, by name
 	programs []string
+	flags    []string // of mkinitramfs, for an image of its own
 	size     int64
 	fs       disk.FS
 	part     disk.Part // if it has a Size: the filesystem is in this partition, the second
@@ -117,6 +118,12 @@ func (l *lab) run(t *testing.T, kernel string, s setup) *rig.Result {
 	c.Name = strings.ReplaceAll(t.Name(), "/", "-")
 	dir := t.TempDir()
 	c.Base = l.image(kernel)
+	if len(s.flags) > 0 {
+		c.Base = filepath.Join(dir, "base.cpio.zst")
+		if said, err := l.Capture(ctx, c.Base, c.Kernel, s.conf, s.flags...); err != nil {
+			t.Fatalf("%v\n%s", err, said)
+		}
+	}
 	c.Capture = filepath.Join(dir, "capture.cpio.zst")
 	files := maps.Clone(s.files)
 	if files == nil {

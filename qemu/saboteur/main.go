@@ -4,6 +4,8 @@
 // reads words of the kernel command line, prepares the fault and executes /init:
 //
 //	saboteur.kill=NAME:BYTES   kill the process NAME when a file *-incomplete below /mnt has grown to BYTES
+//	saboteur.stop=NAME:BYTES   stop it then, for ever
+//	saboteur.slow=NAME:BYTES   stop it then for 4 s at a time, 8 times, and let it run for 50 ms between
 //	saboteur.vmcore=empty      /proc/vmcore is an empty file
 //	saboteur.vmcore=none       /proc/vmcore cannot be opened
 package main
@@ -28,8 +30,8 @@ func main() {
 }
 
 func run(args []string, _ io.Reader, _, stderr io.Writer) int {
-	if len(args) == 3 && args[0] == "kill" {
-		return killer(args[1], args[2], stderr)
+	if len(args) == 3 {
+		return waylay(args[0], args[1], args[2], stderr)
 	}
 	if err := sabotage(); err != nil {
 		fmt.Fprintf(stderr, "saboteur: %v\n", err)
@@ -51,9 +53,9 @@ func sabotage() error {
 	}
 	for _, w := range cmdline.Words(string(line)) {
 		switch w.Key {
-		case "saboteur.kill":
+		case "saboteur.kill", "saboteur.stop", "saboteur.slow":
 			name, size, _ := strings.Cut(w.Value, ":")
-			err = child("kill", name, size)
+			err = child(strings.TrimPrefix(w.Key, "saboteur."), name, size)
 		case "saboteur.vmcore":
 			err = cover("/proc/vmcore", w.Value) // /init leaves a mounted /proc alone
 		}
@@ -83,8 +85,8 @@ func cover(name, how string) error {
 	return unix.Mount(path, name, "", unix.MS_BIND, "")
 }
 
-// killer is the child that waits for its moment.
-func killer(name, size string, stderr io.Writer) int {
+// waylay is the child that waits for its moment.
+func waylay(how, name, size string, stderr io.Writer) int {
 	enough, err := strconv.ParseInt(size, 0, 64)
 	if err != nil {
 		fmt.Fprintf(stderr, "saboteur: %v\n", err)
@@ -92,12 +94,32 @@ func killer(name, size string, stderr io.Writer) int {
 	}
 	for range 60_000 {
 		if grown("/mnt", enough) {
-			fmt.Fprintf(stderr, "saboteur: kills %s: %v\n", name, kill(name))
+			fmt.Fprintf(stderr, "saboteur: %ss %s: %v\n", how, name, strike(how, name))
 			return 0
 		}
 		time.Sleep(2 * time.Millisecond)
 	}
 	return 1
+}
+
+func strike(how, name string) error {
+	switch how {
+	case "kill":
+		return send(name, unix.SIGKILL)
+	case "stop":
+		return send(name, unix.SIGSTOP)
+	}
+	for range 8 {
+		if err := send(name, unix.SIGSTOP); err != nil {
+			return err
+		}
+		time.Sleep(4 * time.Second)
+		if err := send(name, unix.SIGCONT); err != nil {
+			return err
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	return nil
 }
 
 func grown(root string, enough int64) bool {
@@ -116,7 +138,7 @@ func grown(root string, enough int64) bool {
 	return found
 }
 
-func kill(name string) error {
+func send(name string, sig unix.Signal) error {
 	files, _ := filepath.Glob("/proc/[0-9]*/comm")
 	for _, f := range files {
 		if b, _ := os.ReadFile(f); strings.TrimSpace(string(b)) != name {
@@ -126,7 +148,7 @@ func kill(name string) error {
 		if err != nil {
 			return err
 		}
-		return unix.Kill(pid, unix.SIGKILL)
+		return unix.Kill(pid, sig)
 	}
 	return fmt.Errorf("no process %s", name)
 }

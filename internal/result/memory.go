@@ -1,0 +1,115 @@
+package result
+
+import (
+	"bufio"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Meter watches how much memory is left.
+type Meter struct {
+	stop chan struct{}
+	once sync.Once
+
+	mu    sync.Mutex // guards least
+	least int        // KiB; 0: not known
+}
+
+// meterStep is the time between two looks; what is short of that is not seen.
+const meterStep = 200 * time.Millisecond
+
+// NewMeter starts to look at /proc/meminfo.
+func NewMeter() *Meter {
+	m := &Meter{stop: make(chan struct{})}
+	m.look()
+	go func() {
+		t := time.NewTicker(meterStep)
+		defer t.Stop()
+		for {
+			select {
+			case <-m.stop:
+				return
+			case <-t.C:
+				m.look()
+			}
+		}
+	}()
+	return m
+}
+
+// Stop ends the watch.
+func (m *Meter) Stop() { m.once.Do(func() { close(m.stop) }) }
+
+func (m *Meter) look() {
+	n := field("/proc/meminfo", "MemAvailable:")
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if n > 0 && (m.least == 0 || n < m.least) {
+		m.least = n
+	}
+}
+
+// Memory is what is known by now. least is what others have measured, 0 if none have.
+func (m *Meter) Memory(least int) *Memory {
+	m.look()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if least == 0 || m.least < least {
+		least = m.least
+	}
+	r := &Memory{TotalKiB: field("/proc/meminfo", "MemTotal:"), LeastAvailableKiB: least, PeakKiB: field("/proc/self/status", "VmHWM:")}
+	if f, err := os.Open("/proc/iomem"); err == nil {
+		r.SystemKiB = systemRAM(f)
+		f.Close()
+	}
+	r.CrashkernelMiB = Recommend(r.SystemKiB, least)
+	return r
+}
+
+// field is the number of a line "NAME  123 kB", 0 if it cannot be had.
+func field(file, name string) int {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return 0
+	}
+	_, rest, _ := strings.Cut(string(b), name)
+	rest, _, _ = strings.Cut(rest, "kB")
+	n, _ := strconv.Atoi(strings.TrimSpace(rest))
+	return n
+}
+
+// systemRAM sums the System RAM of /proc/iomem, in KiB. In a capture kernel that is
+// what crashkernel= reserved, less the few KiB of the ELF headers.
+func systemRAM(r io.Reader) int {
+	var sum uint64
+	for s := bufio.NewScanner(r); s.Scan(); {
+		at, what, ok := strings.Cut(s.Text(), " : ")
+		from, to, ok2 := strings.Cut(at, "-")
+		if !ok || !ok2 || what != "System RAM" { // what lies in it is indented
+			continue
+		}
+		a, err := strconv.ParseUint(from, 16, 64)
+		b, err2 := strconv.ParseUint(to, 16, 64)
+		if err == nil && err2 == nil && b > a {
+			sum += b - a + 1
+		}
+	}
+	return int(sum >> 10)
+}
+
+// Recommend is the crashkernel= in MiB for a capture kernel with system KiB of RAM
+// of which least KiB were free at the worst: what was in use and a quarter more, at
+// least 16 MiB, in steps of 16. 0 if it cannot be told. What it took to unpack the
+// image, before any process ran, is not in it.
+func Recommend(system, least int) int {
+	const step = 16 << 10
+	if system <= 0 || least <= 0 || least > system {
+		return 0
+	}
+	used := system - least
+	return (used + max(used/4, step) + step - 1) / step * step >> 10
+}
