@@ -103,3 +103,48 @@ func TestRunShowsThePlan(t *testing.T) {
 		}
 	}
 }
+
+// The plan shows hooks, and that the kernel log goes to the local disk before servers
+// are tried. Every line that is no comment is one that a shell takes.
+func TestShow(t *testing.T) {
+	cfg := config.Default()
+	cfg.Targets = []string{"nfs://h/x", "sftp://u@h/y?key=/k&known_hosts=/h", "disk:///a?dev=LABEL=A&fstype=xfs"}
+	cfg.Pre, cfg.Post, cfg.Failure = []string{"/bin/blink it"}, []string{"/bin/tell"}, config.Shell
+	var out bytes.Buffer
+	show(&out, cfg)
+	var lines []string
+	for line := range strings.Lines(out.String()) {
+		if !strings.HasPrefix(line, "#") {
+			lines = append(lines, strings.TrimSuffix(line, "\n"))
+		}
+	}
+	want := []string{"'/bin/blink it'", "/bbin/savecore -log-only * -target-timeout 5s *disk:*'", "/bbin/savecore -kmsg * nfs://h/x",
+		"/bbin/savecore -kmsg * 'sftp://u@h/y?*'", "/bbin/savecore -kmsg * -target-timeout 30s *disk:*", "/bbin/savecore -kmsg -",
+		"/bbin/savecore -log-only * -target-timeout *disk:*'", "/bin/tell"}
+	if len(lines) != len(want) {
+		t.Fatalf("%d lines, want %d:\n%s", len(lines), len(want), &out)
+	}
+	for i, w := range want {
+		rest := lines[i]
+		for _, part := range strings.Split(w, "*") {
+			_, after, ok := strings.Cut(rest, part)
+			if !ok {
+				t.Errorf("line %d: %s\nwant %s", i+1, lines[i], w)
+				break
+			}
+			rest = after
+		}
+	}
+	if !strings.Contains(out.String(), "# then reboot, and if the core was not saved shell") {
+		t.Errorf("no end:\n%s", &out)
+	}
+	if first, ok := logFirst(plan(cfg, "")); !ok || first.timeout != logFirstTimeout {
+		t.Errorf("log first: %v %s", ok, first.timeout)
+	}
+	for _, targets := range [][]string{{"disk:///a?dev=LABEL=A", "nfs://h/x"}, {"nfs://h/x"}, nil} {
+		cfg.Targets = targets
+		if a, ok := logFirst(plan(cfg, "")); ok {
+			t.Errorf("%q: the log first by %s", targets, a)
+		}
+	}
+}

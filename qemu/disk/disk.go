@@ -20,6 +20,7 @@ type FS struct {
 	Type  string // ext4, xfs, vfat, btrfs; empty: none
 	Label string
 	UUID  string
+	Files string // folder with what is in it at first; ext4 only
 }
 
 // Part is one partition of a GPT.
@@ -66,6 +67,7 @@ func mkfs(ctx context.Context, path string, fs FS) error {
 		args = []string{"-q", "-E", "nodiscard"}
 		option("-L", fs.Label)
 		option("-U", fs.UUID)
+		option("-d", fs.Files)
 	case "xfs":
 		args = []string{"-q", "-K"}
 		option("-L", fs.Label)
@@ -154,6 +156,41 @@ func copyData(out, in *os.File, off int64) error {
 			return err
 		}
 	}
+}
+
+// Copy copies an image; what is a hole in it is one in the copy.
+func Copy(to, from string) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	st, err := in.Stat()
+	if err != nil {
+		return err
+	}
+	if err := Blank(to, st.Size()); err != nil {
+		return err
+	}
+	out, err := os.OpenFile(to, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(copyData(out, in, 0), out.Close())
+}
+
+// Repair brings the ext4 filesystem of an image that nobody has mounted in order as
+// a machine does that starts: the journal is played back, and what is left over of
+// an interrupted operation is cleared. More damage than that is an error.
+func Repair(ctx context.Context, image string) error {
+	var out bytes.Buffer
+	cmd := program(ctx, "e2fsck", "-fp", image)
+	cmd.Stdout, cmd.Stderr = &out, &out
+	err := cmd.Run()
+	if exit, ok := errors.AsType[*exec.ExitError](err); err != nil && (!ok || exit.ExitCode() != 1) {
+		return fmt.Errorf("e2fsck %s: %w: %s", image, err, strings.TrimSpace(out.String()))
+	}
+	return nil
 }
 
 // Extract copies a folder of an ext4 image that nobody has mounted, with all that

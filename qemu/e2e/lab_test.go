@@ -110,6 +110,27 @@ func (l *lab) run(t *testing.T, kernel string, s setup) *rig.Result {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
+	res, err := l.Run(ctx, l.prepare(ctx, t, kernel, s))
+	if err != nil {
+		t.Fatalf("%v\n%s", err, res.Tail(60))
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("files in %s; the end of the console:\n%s", res.Dir, res.Tail(40))
+		}
+	})
+	for _, m := range rig.Timeline(res.Lines) {
+		t.Logf("%7.2f s  %s", m.At.Seconds(), m.Name)
+	}
+	if _, ok := res.Said("appliance: production is back"); !ok {
+		t.Fatal("production did not come back")
+	}
+	return res
+}
+
+// prepare makes the images of the crash.
+func (l *lab) prepare(ctx context.Context, t *testing.T, kernel string, s setup) rig.Crash {
+	t.Helper()
 	c := s.crash
 	var err error
 	if c.Kernel, err = l.Kernel(kernel); err != nil {
@@ -142,22 +163,7 @@ func (l *lab) run(t *testing.T, kernel string, s setup) *rig.Result {
 	if err != nil {
 		t.Fatal(err)
 	}
-	res, err := l.Run(ctx, c)
-	if err != nil {
-		t.Fatalf("%v\n%s", err, res.Tail(60))
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("files in %s; the end of the console:\n%s", res.Dir, res.Tail(40))
-		}
-	})
-	for _, m := range rig.Timeline(res.Lines) {
-		t.Logf("%7.2f s  %s", m.At.Seconds(), m.Name)
-	}
-	if _, ok := res.Said("appliance: production is back"); !ok {
-		t.Fatal("production did not come back")
-	}
-	return res
+	return c
 }
 
 func makeTarget(ctx context.Context, path string, s setup) (*rig.Target, error) {
@@ -255,17 +261,22 @@ func checkFiles(t *testing.T, dir string, names ...string) {
 
 func hashFile(t *testing.T, path string) string {
 	t.Helper()
-	f, err := os.Open(path)
+	sum, err := sha256File(path)
 	if err != nil {
 		t.Error(err)
-		return ""
+	}
+	return sum
+}
+
+func sha256File(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
 	}
 	defer f.Close()
 	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		t.Error(err)
-	}
-	return hex.EncodeToString(h.Sum(nil))
+	_, err = io.Copy(h, f)
+	return hex.EncodeToString(h.Sum(nil)), err
 }
 
 // contains checks a text file of the dump directory.
