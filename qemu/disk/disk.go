@@ -235,3 +235,36 @@ func program(ctx context.Context, name string, args ...string) *exec.Cmd {
 	}
 	return cmd
 }
+
+// BreakJournal puts garbage in the place of an ext4 image's journal.
+func BreakJournal(ctx context.Context, image string) error {
+	out, err := program(ctx, "debugfs", "-R", "bmap <8> 0", image).Output()
+	if err != nil {
+		return err
+	}
+	var block int64
+	if _, err := fmt.Sscan(string(out), &block); err != nil || block == 0 {
+		return fmt.Errorf("find journal of %s: %q", image, out)
+	}
+	f, err := os.OpenFile(image, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	// mkfs makes blocks of 1 KiB on the smallest filesystems, and of 4 KiB on others.
+	_, err = f.WriteAt(bytes.Repeat([]byte{0xa5}, 4096), block*blockSize(image))
+	return errors.Join(err, f.Close())
+}
+
+// blockSize is 1024 << s_log_block_size, which is at 1024+24; 0 if it cannot be read.
+func blockSize(image string) int64 {
+	f, err := os.Open(image)
+	if err != nil {
+		return 0
+	}
+	defer f.Close()
+	var b [4]byte
+	if _, err := f.ReadAt(b[:], 1024+24); err != nil {
+		return 0
+	}
+	return 1024 << b[0]
+}

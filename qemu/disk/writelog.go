@@ -61,6 +61,9 @@ func (l *Log) read() error {
 	if err != nil {
 		return err
 	}
+	if st.Size() == 0 { // killed before the first write
+		return nil
+	}
 	var head [28]byte
 	if _, err := l.file.ReadAt(head[:], 0); err != nil {
 		return err

@@ -10,10 +10,12 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -28,6 +30,9 @@ const mib = 1 << 20
 type lab struct {
 	*rig.Rig
 	images string // folder of the capture images, one for each kernel
+
+	vmcoreOnce sync.Once
+	vmcorePath string // of the command vmcore, once it is built
 }
 
 // newLab builds the capture images of the kernels, as make initramfs does.
@@ -46,7 +51,7 @@ func newLabWith(t *testing.T, conf string, kernels ...string) *lab {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { r.Close() })
-	l := &lab{r, t.TempDir()}
+	l := &lab{Rig: r, images: t.TempDir()}
 	for _, name := range kernels {
 		k, err := r.Kernel(name)
 		if err != nil {
@@ -333,6 +338,29 @@ func (l *lab) comparePages(t *testing.T, vmcore, raw string, level string) (c co
 		return c, false
 	}
 	return c, true
+}
+
+// vmcore is the path of our command of that name.
+func (l *lab) vmcore(t *testing.T) string {
+	t.Helper()
+	l.vmcoreOnce.Do(func() {
+		path := filepath.Join(l.images, "vmcore")
+		cmd := exec.CommandContext(t.Context(), "go", "build", "-o", path, "./cmds/vmcore")
+		cmd.Dir = l.Root
+		if _, err := rig.Output(cmd); err != nil {
+			t.Error(err)
+		}
+		l.vmcorePath = path
+	})
+	return l.vmcorePath
+}
+
+// verify has vmcore verify look at a dump.
+func (l *lab) verify(t *testing.T, name string) {
+	t.Helper()
+	if _, err := rig.Output(exec.CommandContext(t.Context(), l.vmcore(t), "verify", name)); err != nil {
+		t.Error(err)
+	}
 }
 
 // tool runs a foreign reader. A failure is the test's, which goes on.
