@@ -395,16 +395,14 @@ func (c *capture) tellLocally(done attempt, rest []attempt) {
 	if !done.network() {
 		return
 	}
-	for _, a := range rest {
-		if !a.local() {
-			continue
-		}
-		a = a.logOnly()
-		a.timeout = tellTimeout
-		if _, err := c.try(a); err != nil {
-			c.logf("%v", err)
-		}
+	a, ok := firstLocal(rest)
+	if !ok {
 		return
+	}
+	a = a.logOnly()
+	a.timeout = tellTimeout
+	if _, err := c.try(a); err != nil {
+		c.logf("%v", err)
 	}
 }
 

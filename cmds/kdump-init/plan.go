@@ -115,12 +115,17 @@ func logFirst(list []attempt) (a attempt, ok bool) {
 	if !list[0].network() {
 		return a, false
 	}
-	for _, a := range list {
-		if a.local() {
-			return a.logOnly().soon(logFirstTimeout, logFirstWait), true
-		}
+	a, ok = firstLocal(list)
+	return a.logOnly().soon(logFirstTimeout, logFirstWait), ok
+}
+
+// firstLocal is the first attempt of list whose target is on this machine.
+func firstLocal(list []attempt) (a attempt, ok bool) {
+	i := slices.IndexFunc(list, attempt.local)
+	if i < 0 {
+		return attempt{argv: []string{savecorePath}}, false
 	}
-	return a, false
+	return list[i], true
 }
 
 // consoleTimeout bounds the last resort: a serial line at 9600 baud takes two

@@ -41,9 +41,9 @@ func show(w io.Writer, cfg config.Config) {
 		}
 		say("%s", a)
 	}
-	if local {
+	if a, ok := firstLocal(list); local && ok {
 		say("# if a server has the core, at most %s: how it went, on the disk", brief(tellTimeout))
-		say("%s", first.soon(tellTimeout, tellTimeout))
+		say("%s", a.logOnly())
 	}
 	hooks("after", cfg.Post)
 	say("# then %s, and if the core was not saved %s; a shell ends in a reboot after %s", cfg.Final, cfg.Failure, brief(cfg.Timeout))
