@@ -329,6 +329,7 @@ func (a *attempt) writeFile(ctx context.Context, name string, write func(io.Writ
 		return 0, err
 	}
 	if err := f.Commit(); err != nil {
+		f.Close()
 		return 0, err
 	}
 	a.sums.add(sum)

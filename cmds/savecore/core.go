@@ -46,6 +46,7 @@ func (a *attempt) writeCore(ctx context.Context, m *memmap.Map, o dump.Options) 
 	}
 	a.beat.Beat(commitGrace)
 	if err := f.Commit(); err != nil {
+		f.Close() // or it is in the way of the unmount
 		return err
 	}
 	a.beat.Beat(0)
