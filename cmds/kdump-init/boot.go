@@ -304,6 +304,9 @@ func (c *capture) attempts() error {
 			c.logf("%v", err)
 		case status == exitSaved && a.console():
 			return errors.New("no target could be used, the kernel log is above")
+		case status == exitSaved && a.early:
+			best = exitLogOnly
+			c.saved = "only the kernel log saved on " + a.target()
 		case status == exitSaved:
 			c.saved = "crash saved on " + a.target()
 			c.tellLocally(a, list[i+1:])
