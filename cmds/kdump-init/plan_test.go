@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/ukdump/ukdump/internal/result"
 	"github.com/ukdump/ukdump/pkg/config"
 )
 
@@ -139,5 +140,25 @@ func TestRunShowsThePlan(t *testing.T) {
 		if !strings.Contains(out.String(), tt.out) || !strings.Contains(errs.String(), tt.errs) {
 			t.Errorf("%s: printed %q and complained %q", tt.name, &out, &errs)
 		}
+	}
+}
+
+// The console tells why a target was given up, and not only a number.
+func TestWhyNot(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "result.json")
+	a := attempt{argv: []string{savecorePath, "sftp://h/x"}}
+	if got := whyNot(path, a, 1); got != "savecore: exit status 1" {
+		t.Errorf("without a result: %q", got)
+	}
+	r := &result.Result{Attempts: []result.Attempt{{Target: "sftp://h/x", Error: "no route\nno cable"}}}
+	if err := r.Store(path); err != nil {
+		t.Fatal(err)
+	}
+	if got := whyNot(path, a, 1); got != "no route; no cable" {
+		t.Errorf("with one: %q", got)
+	}
+	a.argv[1] = "disk:///x?dev=/dev/vda"
+	if got := whyNot(path, a, 3); got != "savecore: exit status 3" {
+		t.Errorf("with that of another target: %q", got)
 	}
 }

@@ -102,7 +102,9 @@ func (a *attempt) save(ctx context.Context) (status int, err error) {
 	case logErr == nil:
 		status = exitLogOnly
 	}
-	a.saveAccount(context.WithoutCancel(ctx), status)
+	telling, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.tellingTime(errors.Join(logErr, coreErr)))
+	defer cancel()
+	a.saveAccount(telling, status)
 	switch status {
 	case exitSaved:
 		if !a.o.logOnly {
@@ -114,6 +116,16 @@ func (a *attempt) save(ctx context.Context) (status int, err error) {
 		a.log.printf("saved only the kernel log in %s on %s", a.dir, targets.Redacted(a.o.target))
 	}
 	return status, errors.Join(logErr, coreErr)
+}
+
+// tellingTime is for how it went. Where it went wrong the server may be gone, and the
+// next target waits; and it is less than the 10 s that PID 1 gives an attempt that it
+// has told to end.
+func (a *attempt) tellingTime(err error) time.Duration {
+	if err != nil {
+		return min(8*time.Second, a.o.stallTimeout)
+	}
+	return a.o.stallTimeout
 }
 
 func (a *attempt) saveCoreIfAsked(ctx context.Context) error {
