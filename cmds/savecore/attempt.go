@@ -235,11 +235,12 @@ func (a *attempt) openTarget(ctx context.Context) error {
 	o := targets.Options{Log: a.log.printf, MountDir: a.o.mountDir, Driver: loadDriver}
 	o.Stall, o.Reconnect = patience(a.o.stallTimeout)
 	if a.needsNetwork() {
-		if err := a.reach(ctx, "network", func(ctx context.Context) error { return a.bringNetwork(ctx, &o) }); err != nil {
+		if err := a.reach(ctx, "network", a.o.targetTimeout, func(ctx context.Context) error { return a.bringNetwork(ctx, &o) }); err != nil {
 			return err
 		}
 	}
-	err := a.reach(ctx, "open target", func(ctx context.Context) (err error) {
+	left := max(a.o.targetTimeout-time.Since(start), min(leastOpen, a.o.targetTimeout))
+	err := a.reach(ctx, "open target", left, func(ctx context.Context) (err error) {
 		a.target, err = targets.Open(ctx, a.o.target, o)
 		return err
 	})
@@ -251,6 +252,10 @@ func (a *attempt) openTarget(ctx context.Context) error {
 	return nil
 }
 
+// leastOpen is what is left for a server that answers, when its network has taken
+// nearly all the time that there was.
+const leastOpen = 30 * time.Second
+
 // patience shares out the time that a server may do nothing: until its connection is
 // given up, and for getting another one. An eighth is left for telling of it before
 // PID 1 ends the attempt.
@@ -260,12 +265,11 @@ func patience(all time.Duration) (stall, reconnect time.Duration) {
 	return stall, all - all/8 - stall
 }
 
-// reach is a step on the way to the target, which has the time that the
-// configuration gives it.
-func (a *attempt) reach(ctx context.Context, name string, step func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, a.o.targetTimeout)
+// reach is a step on the way to the target.
+func (a *attempt) reach(ctx context.Context, name string, within time.Duration, step func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
-	a.beat.Beat(a.o.targetTimeout)
+	a.beat.Beat(within)
 	defer a.beat.Beat(0)
 	return a.account.step(name, func() error { return step(ctx) })
 }
