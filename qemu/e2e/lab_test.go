@@ -28,6 +28,7 @@ const mib = 1 << 20
 type lab struct {
 	*rig.Rig
 	images string // folder of the capture images, one for each kernel
+	conf   string // their kdump.conf
 }
 
 // newLab builds the capture images of the kernels, as make initramfs does.
@@ -46,7 +47,7 @@ func newLabWith(t *testing.T, conf string, kernels ...string) *lab {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { r.Close() })
-	l := &lab{r, t.TempDir()}
+	l := &lab{r, t.TempDir(), conf}
 	for _, name := range kernels {
 		k, err := r.Kernel(name)
 		if err != nil {
@@ -139,7 +140,11 @@ func (l *lab) run(t *testing.T, kernel string, s setup) *rig.Result {
 	if s.conf != "" {
 		files["etc/kdump.conf"] = s.conf
 	}
-	for _, name := range secretFiles(t, s.conf) {
+	conf := s.conf
+	if conf == "" {
+		conf = l.conf
+	}
+	for _, name := range secretFiles(t, conf) {
 		if files[strings.TrimPrefix(name, "/")] == "" {
 			t.Fatalf("%s: the image would have nothing but the placeholder for it", name)
 		}
