@@ -304,6 +304,9 @@ func (c *capture) attempts() error {
 			c.logf("%v", err)
 		case status == exitSaved && a.console():
 			return errors.New("no target could be used, the kernel log is above")
+		case status == exitSaved && a.early:
+			best = exitLogOnly
+			c.saved = "only the kernel log saved on " + a.target()
 		case status == exitSaved:
 			c.saved = "crash saved on " + a.target()
 			c.tellLocally(a, list[i+1:])
@@ -311,8 +314,9 @@ func (c *capture) attempts() error {
 		case status == exitLogOnly:
 			best = status
 			c.saved = "only the kernel log saved on " + a.target()
+			c.logf("%s: %s", c.saved, whyNot(result.RunPath, a, status))
 		default:
-			c.logf("savecore: exit status %d", status)
+			c.logf("nothing saved on %s: %s", a.target(), whyNot(result.RunPath, a, status))
 		}
 	}
 	if best == exitLogOnly {
@@ -342,6 +346,17 @@ func (c *capture) try(a attempt) (status int, err error) {
 		err = fmt.Errorf("savecore: %w", err)
 	}
 	return status, err
+}
+
+// whyNot is the reason that an attempt has told of, in one line.
+func whyNot(path string, a attempt, status int) string {
+	r, err := result.Load(path)
+	if err == nil && len(r.Attempts) > 0 {
+		if last := r.Attempts[len(r.Attempts)-1]; last.Target == a.target() && last.Error != "" {
+			return strings.ReplaceAll(last.Error, "\n", "; ")
+		}
+	}
+	return fmt.Sprintf("savecore: exit status %d", status)
 }
 
 // note writes down an attempt that could not do it itself.

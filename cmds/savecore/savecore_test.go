@@ -214,6 +214,29 @@ func TestSaveTwice(t *testing.T) {
 	second.files(t, "vmcore-dmesg.txt", "vmcore", "capture.log", "result.json", "SHA256SUMS")
 }
 
+// The kernel log was saved first, and the core comes to the same place: what tells of
+// both is there, not what told of the first.
+func TestSaveLogThenCore(t *testing.T) {
+	core, root := vmcoretest.File(t, machine), t.TempDir()
+	first := save(t, root, core, "-reserve", "0", "-log-only")
+	first.want(t, exitSaved)
+	first.files(t, "vmcore-dmesg.txt", "capture.log", "result.json", "SHA256SUMS")
+	second := save(t, root, core, "-reserve", "0")
+	second.want(t, exitSaved, "vmcore-dmesg.txt is there already")
+	second.files(t, "vmcore-dmesg.txt", "vmcore", "capture.log", "result.json", "SHA256SUMS")
+	if log := second.read(t, "capture.log"); !strings.Contains(log, "saved vmcore: ") {
+		t.Errorf("capture.log is the first one's: %s", log)
+	}
+	for _, name := range []string{"vmcore-dmesg.txt", "vmcore", "capture.log", "result.json"} {
+		if !strings.Contains(second.read(t, "SHA256SUMS"), "  "+name+"\n") {
+			t.Errorf("SHA256SUMS does not have %s", name)
+		}
+	}
+	if res, err := result.Load(filepath.Join(second.dir, result.Name)); err != nil || res.Saved != result.SavedAll || len(res.Files) != 3 {
+		t.Errorf("result.json: %+v, %v; want all saved, and three files", res, err)
+	}
+}
+
 // What an attempt that was killed has left does not stop the next.
 func TestSaveAfterKilledAttempt(t *testing.T) {
 	core, root := vmcoretest.File(t, machine), t.TempDir()
