@@ -28,6 +28,7 @@ const mib = 1 << 20
 type lab struct {
 	*rig.Rig
 	images string // folder of the capture images, one for each kernel
+	conf   string // their kdump.conf
 }
 
 // newLab builds the capture images of the kernels, as make initramfs does.
@@ -46,7 +47,7 @@ func newLabWith(t *testing.T, conf string, kernels ...string) *lab {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { r.Close() })
-	l := &lab{r, t.TempDir()}
+	l := &lab{r, t.TempDir(), conf}
 	for _, name := range kernels {
 		k, err := r.Kernel(name)
 		if err != nil {
@@ -61,15 +62,23 @@ func newLabWith(t *testing.T, conf string, kernels ...string) *lab {
 	return l
 }
 
-// secrets are flags for empty files in place of those that the targets of conf name:
-// the true ones are made with the server, after the image, and put over them.
+// secrets are flags for placeholders of the files that the targets of conf name: the
+// true ones are made with the server, after the image, and run puts them over these.
 func (l *lab) secrets(t *testing.T, conf string) (flags []string) {
 	t.Helper()
-	empty := filepath.Join(l.images, "empty")
-	if err := os.WriteFile(empty, nil, 0o600); err != nil {
+	placeholder := filepath.Join(l.images, "placeholder")
+	if err := os.WriteFile(placeholder, []byte("placeholder: the true file was not put over it\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	there := map[string]bool{}
+	for _, name := range secretFiles(t, conf) {
+		flags = append(flags, "-files", placeholder+":"+name)
+	}
+	return flags
+}
+
+// secretFiles are the files that the targets of conf name, each once.
+func secretFiles(t *testing.T, conf string) (names []string) {
+	t.Helper()
 	for line := range strings.Lines(conf) {
 		url, ok := strings.CutPrefix(strings.TrimSpace(line), "target = ")
 		if !ok {
@@ -80,13 +89,12 @@ func (l *lab) secrets(t *testing.T, conf string) (flags []string) {
 			t.Fatal(err)
 		}
 		for _, name := range spec.Files() {
-			if !there[name] {
-				there[name] = true
-				flags = append(flags, "-files", empty+":"+name)
+			if !slices.Contains(names, name) {
+				names = append(names, name)
 			}
 		}
 	}
-	return flags
+	return names
 }
 
 func (l *lab) image(kernel string) string { return filepath.Join(l.images, kernel+".cpio.zst") }
@@ -131,6 +139,15 @@ func (l *lab) run(t *testing.T, kernel string, s setup) *rig.Result {
 	}
 	if s.conf != "" {
 		files["etc/kdump.conf"] = s.conf
+	}
+	conf := s.conf
+	if conf == "" {
+		conf = l.conf
+	}
+	for _, name := range secretFiles(t, conf) {
+		if files[strings.TrimPrefix(name, "/")] == "" {
+			t.Fatalf("%s: the image would have nothing but the placeholder for it", name)
+		}
 	}
 	if err := l.Wrap(ctx, c.Capture, c.Base, s.programs, files); err != nil {
 		t.Fatal(err)
