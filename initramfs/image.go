@@ -146,23 +146,34 @@ func (c *contentsOf) addFiles(a *cpio.Archive) error {
 
 // addSecrets adds the files that target URLs name: keys, passwords, what servers
 // are known by. They come from the same place of this machine, unless -files has
-// put them there.
+// put them there. An empty one would be found out after the crash.
 func (c *contentsOf) addSecrets(a *cpio.Archive) error {
 	for _, spec := range c.settings.targets {
 		for _, name := range spec.Files() {
-			if _, ok := a.Get(inArchive(name)); ok {
-				continue
-			}
-			data, err := os.ReadFile(name)
-			if err != nil {
+			if err := addSecret(a, name); err != nil {
 				return fmt.Errorf("target %v: %w; want the file here, or -files FILE:%s", spec, err, name)
-			}
-			if err := a.Add(cpio.Entry{Name: inArchive(name), Mode: cpio.Regular | 0o600, Data: data}); err != nil {
-				return err
 			}
 		}
 	}
 	return nil
+}
+
+func addSecret(a *cpio.Archive, name string) error {
+	e, there := a.Get(inArchive(name))
+	if !there {
+		data, err := os.ReadFile(name)
+		if err != nil {
+			return err
+		}
+		e = cpio.Entry{Name: inArchive(name), Mode: cpio.Regular | 0o600, Data: data}
+	}
+	if e.Mode&cpio.TypeMask == cpio.Regular && len(bytes.TrimSpace(e.Data)) == 0 {
+		return fmt.Errorf("%s is empty", name)
+	}
+	if there {
+		return nil
+	}
+	return a.Add(e)
 }
 
 // addTree adds a file or folder under a name, with its permissions: a private

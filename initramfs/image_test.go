@@ -231,6 +231,41 @@ func TestFiles(t *testing.T) {
 	}
 }
 
+// A key that is missing or empty is found out here, and not after a crash.
+func TestSecrets(t *testing.T) {
+	dir := t.TempDir()
+	key, hosts, blank := filepath.Join(dir, "key"), filepath.Join(dir, "hosts"), filepath.Join(dir, "blank")
+	writeFile(t, key, []byte("secret"))
+	writeFile(t, hosts, []byte("server ssh-ed25519 AAAA"))
+	writeFile(t, blank, []byte(" \n"))
+	conf := "target = sftp://u@server/d?key=" + key + "&known_hosts="
+	a, err := parts(t, conf+hosts+"\n").assemble()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{key, hosts} {
+		if e, ok := a.Get(inArchive(name)); !ok || e.Mode != cpio.Regular|0o600 || len(e.Data) == 0 {
+			t.Errorf("%s: %v, %#o", name, ok, e.Mode)
+		}
+	}
+	for _, tt := range []struct{ hosts, files, want string }{
+		{dir + "/none", "", "no such file"},
+		{blank, "", blank + " is empty"},
+		{"/elsewhere", blank + ":/elsewhere", "/elsewhere is empty"},
+		{"/elsewhere", hosts + ":/elsewhere", ""},
+		{blank, hosts + ":" + blank, ""},
+	} {
+		c := parts(t, conf+tt.hosts+"\n")
+		if tt.files != "" {
+			c.files = []string{tt.files}
+		}
+		_, err := c.assemble()
+		if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%+v: %v", tt, err)
+		}
+	}
+}
+
 // A program whose loader is missing fails in the capture kernel with "no such
 // file", and then it is too late.
 func TestInterpreters(t *testing.T) {

@@ -141,10 +141,13 @@ func (set *moduleSet) resolve(tree *resolve.Tree, groups []group) ([]resolve.Mod
 	}
 	set.builtIn = result.BuiltIn
 	for _, m := range result.Missing {
-		if m.By == "" && m.Why == resolve.ErrUnknown.Error() {
-			set.absent = append(set.absent, m.Name)
-		} else {
+		switch {
+		case m.Why != resolve.ErrUnknown.Error():
 			set.notes = append(set.notes, "module "+m.String())
+		case m.By != "": // a soft dependency, which modprobe passes over without a word
+			set.absent = append(set.absent, m.Name+" (for "+m.By+")")
+		default:
+			set.absent = append(set.absent, m.Name)
 		}
 	}
 	return result.Modules, reasons, nil

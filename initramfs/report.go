@@ -99,6 +99,8 @@ func (r *report) modules(w io.Writer) {
 			case slices.Contains(m.lists[""], mod.path):
 			case slices.Contains(m.lists[modules.WatchdogList], mod.path):
 				note += ", loaded first if the machine has one"
+			case slices.Contains(m.lists[modules.NetList], mod.path):
+				note += ", loaded if the machine has one or a driver needs it"
 			default:
 				note += ", loaded to mount one"
 			}

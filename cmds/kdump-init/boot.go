@@ -294,12 +294,6 @@ func (c *capture) attemptsAndPost() error {
 func (c *capture) attempts() error {
 	best := exitNothing
 	list := plan(c.config(), c.elfcorehdr)
-	if a, ok := logFirst(list); ok {
-		if _, err := c.try(a); err != nil {
-			c.logf("%v", err)
-		}
-		best = c.safe(best)
-	}
 	for i, a := range list {
 		if a.console() && best == exitLogOnly {
 			break // the log is safe on a target already
@@ -312,6 +306,9 @@ func (c *capture) attempts() error {
 		case status == exitSaved && a.console():
 			c.tellAll()
 			return errors.New("no target could be used, the kernel log is above")
+		case status == exitSaved && a.early:
+			best = exitLogOnly
+			c.saved = "only the kernel log saved on " + a.target()
 		case status == exitSaved:
 			c.saved = "crash saved on " + a.target()
 			c.tellLocally(a, list[i+1:])
@@ -319,8 +316,9 @@ func (c *capture) attempts() error {
 		case status == exitLogOnly:
 			best = status
 			c.saved = "only the kernel log saved on " + a.target()
+			c.logf("%s: %s", c.saved, whyNot(result.RunPath, a, status))
 		default:
-			c.logf("savecore: exit status %d", status)
+			c.logf("nothing saved on %s: %s", a.target(), whyNot(result.RunPath, a, status))
 		}
 	}
 	c.tellAll()
@@ -374,6 +372,17 @@ func (c *capture) try(a attempt) (status int, err error) {
 	return status, err
 }
 
+// whyNot is the reason that an attempt has told of, in one line.
+func whyNot(path string, a attempt, status int) string {
+	r, err := result.Load(path)
+	if err == nil && len(r.Attempts) > 0 {
+		if last := r.Attempts[len(r.Attempts)-1]; last.Target == a.target() && last.Error != "" {
+			return strings.ReplaceAll(last.Error, "\n", "; ")
+		}
+	}
+	return fmt.Sprintf("savecore: exit status %d", status)
+}
+
 // note writes down an attempt that could not do it itself.
 func (c *capture) note(a attempt, why error, took time.Duration) {
 	r, err := result.Load(result.RunPath)
@@ -395,14 +404,16 @@ func (c *capture) tellLocally(done attempt, rest []attempt) {
 	if !done.network() {
 		return
 	}
-	a, ok := firstLocal(rest)
-	if !ok {
+	for _, a := range rest {
+		if a.console() || a.network() {
+			continue
+		}
+		a = a.logOnly()
+		a.timeout = tellTimeout
+		if _, err := c.try(a); err != nil {
+			c.logf("%v", err)
+		}
 		return
-	}
-	a = a.logOnly()
-	a.timeout = tellTimeout
-	if _, err := c.try(a); err != nil {
-		c.logf("%v", err)
 	}
 }
 

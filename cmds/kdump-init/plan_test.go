@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/ukdump/ukdump/internal/result"
 	"github.com/ukdump/ukdump/pkg/config"
 )
 
@@ -19,7 +20,7 @@ func TestPlan(t *testing.T) {
 		t.Fatalf("%d attempts, want one for each target and the console", len(got))
 	}
 	want := "/bbin/savecore -kmsg -elfcorehdr 0x9000000 -level 17 -compress zstd:3 -format kdump -reserve 64M -keep 5 -crash-loop 5/60 -workers 0 " +
-		"-checksum=true -target-timeout 30s -mount /mnt 'disk:///a?dev=LABEL=A&fstype=xfs'"
+		"-checksum=true -target-timeout 30s -stall-timeout 2m0s -mount /mnt 'disk:///a?dev=LABEL=A&fstype=xfs'"
 	if got[0].String() != want {
 		t.Errorf("first attempt:\n%s\nwant\n%s", got[0], want)
 	}
@@ -40,13 +41,51 @@ func TestPlan(t *testing.T) {
 func TestLogOnly(t *testing.T) {
 	cfg := config.Default()
 	cfg.Targets = []string{"nfs://h/x", "disk:///a?dev=LABEL=A"}
-	list := plan(cfg, "")
+	list := plan(cfg, "")[1:]
 	if !list[0].network() || list[1].network() || list[2].network() {
 		t.Errorf("network: %v %v %v", list[0].network(), list[1].network(), list[2].network())
 	}
 	before := list[1].String()
 	if got, want := list[1].logOnly().String(), strings.Replace(before, "savecore", "savecore -log-only", 1); got != want || list[1].String() != before {
 		t.Errorf("got %s\nwant %s\nleft %s", got, want, list[1])
+	}
+}
+
+// The kernel log is on a disk before a server gets the long core, and a disk that is
+// not there does not keep the server waiting.
+func TestLogFirst(t *testing.T) {
+	for _, tt := range []struct {
+		targets []string
+		early   string // target of the first attempt, "": there is no such attempt
+	}{
+		{nil, ""},
+		{[]string{"nfs://h/x"}, ""},
+		{[]string{"disk:///a?dev=LABEL=A"}, ""},
+		{[]string{"disk:///a?dev=LABEL=A", "nfs://h/x"}, ""},
+		{[]string{"nfs://h/x", "disk:///a?dev=LABEL=A"}, "disk:///a?dev=LABEL=A"},
+		{[]string{"nfs://h/x", "nfs://h/y", "disk:///a?dev=LABEL=A", "disk:///b?dev=LABEL=A"}, "disk:///a?dev=LABEL=A"},
+	} {
+		cfg := config.Default()
+		cfg.Targets = tt.targets
+		list := plan(cfg, "")
+		if tt.early == "" {
+			if list[0].early || len(list) != len(tt.targets)+1 {
+				t.Errorf("%q: plan %v, want the targets and the console", tt.targets, list)
+			}
+			continue
+		}
+		a := list[0]
+		if !a.early || a.target() != tt.early || a.timeout != earlyTimeout || len(list) != len(tt.targets)+2 {
+			t.Errorf("%q: plan %v, want the kernel log on %s first, for at most %s", tt.targets, list, tt.early, earlyTimeout)
+		}
+		if text := a.String(); !strings.Contains(text, " -log-only ") || !strings.Contains(text, " -target-timeout 5s ") {
+			t.Errorf("%q: first attempt %s, want -log-only and a short -target-timeout", tt.targets, text)
+		}
+		for _, b := range list[1:] {
+			if b.early || strings.Contains(b.String(), "-log-only") || strings.Contains(b.String(), "-target-timeout 5s") {
+				t.Errorf("%q: the early attempt has changed %s", tt.targets, b)
+			}
+		}
 	}
 }
 
@@ -138,13 +177,24 @@ func TestShow(t *testing.T) {
 	if !strings.Contains(out.String(), "# then reboot, and if the core was not saved shell") {
 		t.Errorf("no end:\n%s", &out)
 	}
-	if first, ok := logFirst(plan(cfg, "")); !ok || first.timeout != logFirstTimeout {
-		t.Errorf("log first: %v %s", ok, first.timeout)
+}
+
+// The console tells why a target was given up, and not only a number.
+func TestWhyNot(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "result.json")
+	a := attempt{argv: []string{savecorePath, "sftp://h/x"}}
+	if got := whyNot(path, a, 1); got != "savecore: exit status 1" {
+		t.Errorf("without a result: %q", got)
 	}
-	for _, targets := range [][]string{{"disk:///a?dev=LABEL=A", "nfs://h/x"}, {"nfs://h/x"}, nil} {
-		cfg.Targets = targets
-		if a, ok := logFirst(plan(cfg, "")); ok {
-			t.Errorf("%q: the log first by %s", targets, a)
-		}
+	r := &result.Result{Attempts: []result.Attempt{{Target: "sftp://h/x", Error: "no route\nno cable"}}}
+	if err := r.Store(path); err != nil {
+		t.Fatal(err)
+	}
+	if got := whyNot(path, a, 1); got != "no route; no cable" {
+		t.Errorf("with one: %q", got)
+	}
+	a.argv[1] = "disk:///x?dev=/dev/vda"
+	if got := whyNot(path, a, 3); got != "savecore: exit status 3" {
+		t.Errorf("with that of another target: %q", got)
 	}
 }

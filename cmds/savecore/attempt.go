@@ -7,9 +7,11 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/ukdump/ukdump/internal/modules"
+	"github.com/ukdump/ukdump/internal/result"
 	"github.com/ukdump/ukdump/internal/watchdog"
 	"github.com/ukdump/ukdump/pkg/dump"
 	"github.com/ukdump/ukdump/pkg/kdumpfile"
@@ -118,7 +120,9 @@ func (a *attempt) save(ctx context.Context) (status int, err error) {
 	case logErr == nil:
 		status = exitLogOnly
 	}
-	a.saveAccount(context.WithoutCancel(ctx), status)
+	telling, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.tellingTime(errors.Join(logErr, coreErr)))
+	defer cancel()
+	a.saveAccount(telling, status)
 	switch status {
 	case exitSaved:
 		if !a.o.logOnly {
@@ -132,9 +136,19 @@ func (a *attempt) save(ctx context.Context) (status int, err error) {
 	return status, errors.Join(logErr, coreErr)
 }
 
+// tellingTime is for how it went. Where it went wrong the server may be gone, and the
+// next target waits; and it is less than the 10 s that PID 1 gives an attempt that it
+// has told to end.
+func (a *attempt) tellingTime(err error) time.Duration {
+	if err != nil {
+		return min(8*time.Second, a.o.stallTimeout)
+	}
+	return a.o.stallTimeout
+}
+
 func (a *attempt) saveCoreIfAsked(ctx context.Context) error {
 	if a.o.logOnly {
-		a.account.lose("the core: only the kernel log was asked for")
+		a.account.lose("the core: it was left to other targets")
 		return nil
 	}
 	err := a.account.step("core", func() error { return a.saveCore(ctx) })
@@ -157,10 +171,22 @@ func (a *attempt) saveAccount(ctx context.Context, status int) {
 		{"result.json", func() error { return a.saveResult(ctx, status) }},
 		{"SHA256SUMS", func() error { return a.sums.save(ctx, a) }}, // the files that it sums up are safe
 	} {
-		if err := f.save(); err != nil {
+		err := f.save()
+		if errors.Is(err, fs.ErrExist) && a.knowsMore(ctx) {
+			if err = a.target.Remove(ctx, a.dir+"/"+f.name); err == nil {
+				err = f.save()
+			}
+		}
+		if err != nil {
 			a.log.printf("%s not saved: %v", f.name, err)
 		}
 	}
+}
+
+// knowsMore says whether what an earlier attempt has told of itself in this directory
+// is out of date: not where the core is that one's.
+func (a *attempt) knowsMore(ctx context.Context) bool {
+	return slices.ContainsFunc(a.account.files, func(f result.File) bool { return f.Name == "vmcore" }) || !a.isComplete(ctx, a.dir)
 }
 
 // openCore opens the core, or old memory itself where the kernel offers none. a.core
@@ -231,12 +257,14 @@ func (a *attempt) printLog() int {
 func (a *attempt) openTarget(ctx context.Context) error {
 	start := time.Now()
 	o := targets.Options{Log: a.log.printf, MountDir: a.o.mountDir, Driver: loadDriver}
+	o.Stall, o.Reconnect = patience(a.o.stallTimeout)
 	if a.needsNetwork() {
-		if err := a.reach(ctx, "network", func(ctx context.Context) error { return a.bringNetwork(ctx, &o) }); err != nil {
+		if err := a.reach(ctx, "network", a.o.targetTimeout, func(ctx context.Context) error { return a.bringNetwork(ctx, &o) }); err != nil {
 			return err
 		}
 	}
-	err := a.reach(ctx, "open target", func(ctx context.Context) (err error) {
+	left := max(a.o.targetTimeout-time.Since(start), min(leastOpen, a.o.targetTimeout))
+	err := a.reach(ctx, "open target", left, func(ctx context.Context) (err error) {
 		a.target, err = targets.Open(ctx, a.o.target, o)
 		return err
 	})
@@ -248,12 +276,24 @@ func (a *attempt) openTarget(ctx context.Context) error {
 	return nil
 }
 
-// reach is a step on the way to the target, which has the time that the
-// configuration gives it.
-func (a *attempt) reach(ctx context.Context, name string, step func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, a.o.targetTimeout)
+// leastOpen is what is left for a server that answers, when its network has taken
+// nearly all the time that there was.
+const leastOpen = 30 * time.Second
+
+// patience shares out the time that a server may do nothing: until its connection is
+// given up, and for getting another one. An eighth is left for telling of it before
+// PID 1 ends the attempt.
+func patience(all time.Duration) (stall, reconnect time.Duration) {
+	const most = 30 * time.Second // a server that says nothing for longer is gone
+	stall = min(all/4, most)
+	return stall, all - all/8 - stall
+}
+
+// reach is a step on the way to the target.
+func (a *attempt) reach(ctx context.Context, name string, within time.Duration, step func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
-	a.beat.Beat(a.o.targetTimeout)
+	a.beat.Beat(within)
 	defer a.beat.Beat(0)
 	return a.account.step(name, func() error { return step(ctx) })
 }
@@ -287,11 +327,7 @@ func (a *attempt) saveLog(ctx context.Context) error {
 	})
 	if errors.Is(err, fs.ErrExist) {
 		a.log.printf("vmcore-dmesg.txt is there already, from an earlier attempt")
-		sum := newSum("vmcore-dmesg.txt", io.Discard) // of what it must hold
-		if _, err := triage.Log(a.core, sum, triage.LogOptions{}); err == nil {
-			a.sums.add(sum)
-		}
-		return nil
+		return a.sumLog()
 	}
 	if err != nil {
 		return err
@@ -300,19 +336,28 @@ func (a *attempt) saveLog(ctx context.Context) error {
 	return nil
 }
 
-func (a *attempt) saveCaptureLog(ctx context.Context) error {
-	return a.writeAgain(ctx, "capture.log", a.log.save)
+// sumLog adds the kernel log that an earlier attempt saved to what this one sums up.
+func (a *attempt) sumLog() error {
+	var size counter
+	s := newSum("vmcore-dmesg.txt", &size)
+	if _, err := triage.Log(a.core, s, triage.LogOptions{}); err != nil {
+		return err
+	}
+	a.sums.add(s)
+	a.account.file(s.name, int64(size))
+	return nil
 }
 
-// writeAgain is writeFile for what tells how it went: what an earlier attempt has
-// told is known to this one. But the account of a core stays with it.
-func (a *attempt) writeAgain(ctx context.Context, name string, write func(io.Writer) error) error {
-	_, err := a.writeFile(ctx, name, write)
-	if errors.Is(err, fs.ErrExist) && (a.account.has("vmcore") || !a.isComplete(ctx, a.dir)) {
-		if err = a.target.Remove(ctx, a.dir+"/"+name); err == nil {
-			_, err = a.writeFile(ctx, name, write)
-		}
-	}
+// counter counts the bytes that are written to it.
+type counter int64
+
+func (c *counter) Write(p []byte) (int, error) {
+	*c += counter(len(p))
+	return len(p), nil
+}
+
+func (a *attempt) saveCaptureLog(ctx context.Context) error {
+	_, err := a.writeFile(ctx, "capture.log", a.log.save)
 	return err
 }
 

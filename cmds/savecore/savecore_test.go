@@ -41,33 +41,7 @@ const machine = `
 	data 0x1003000 "Linux"
 	data 0x1003041 "router-7"
 	data 0x1003082 "6.1.0-test"
-
-	info SYMBOL(prb)=ffffffff81004000
-	info SIZE(printk_ringbuffer)=88
-	info OFFSET(printk_ringbuffer.desc_ring)=0
-	info OFFSET(printk_ringbuffer.text_data_ring)=48
-	info OFFSET(prb_desc_ring.count_bits)=0
-	info OFFSET(prb_desc_ring.descs)=8
-	info OFFSET(prb_desc_ring.infos)=16
-	info OFFSET(prb_desc_ring.head_id)=24
-	info OFFSET(prb_data_ring.size_bits)=0
-	info OFFSET(prb_data_ring.data)=8
-	info OFFSET(atomic_long_t.counter)=0
-	info SIZE(prb_desc)=24
-	info OFFSET(prb_desc.state_var)=0
-	info OFFSET(prb_desc.text_blk_lpos)=8
-	info OFFSET(prb_data_blk_lpos.begin)=0
-	info OFFSET(prb_data_blk_lpos.next)=8
-	info SIZE(printk_info)=88
-	info OFFSET(printk_info.ts_nsec)=8
-	info OFFSET(printk_info.text_len)=16
-	data 0x1004000 0xffffffff81005000
-	data 0x1005000 0 0xffffffff81006000 0xffffffff81007000 7
-	data 0x1005030 10 0xffffffff81008000
-	data 0x1006000 0x8000000000000007 0 16
-	data 0x1007000 1 1000000000 5
-	data 0x1008000 7 "panic"
-`
+` + vmcoretest.OneRecord
 
 const panicLine = "[    1.000000] panic\n"
 
@@ -238,6 +212,29 @@ func TestSaveTwice(t *testing.T) {
 		t.Error("vmcore was changed")
 	}
 	second.files(t, "vmcore-dmesg.txt", "vmcore", "capture.log", "result.json", "SHA256SUMS")
+}
+
+// The kernel log was saved first, and the core comes to the same place: what tells of
+// both is there, not what told of the first.
+func TestSaveLogThenCore(t *testing.T) {
+	core, root := vmcoretest.File(t, machine), t.TempDir()
+	first := save(t, root, core, "-reserve", "0", "-log-only")
+	first.want(t, exitSaved)
+	first.files(t, "vmcore-dmesg.txt", "capture.log", "result.json", "SHA256SUMS")
+	second := save(t, root, core, "-reserve", "0")
+	second.want(t, exitSaved, "vmcore-dmesg.txt is there already")
+	second.files(t, "vmcore-dmesg.txt", "vmcore", "capture.log", "result.json", "SHA256SUMS")
+	if log := second.read(t, "capture.log"); !strings.Contains(log, "saved vmcore: ") {
+		t.Errorf("capture.log is the first one's: %s", log)
+	}
+	for _, name := range []string{"vmcore-dmesg.txt", "vmcore", "capture.log", "result.json"} {
+		if !strings.Contains(second.read(t, "SHA256SUMS"), "  "+name+"\n") {
+			t.Errorf("SHA256SUMS does not have %s", name)
+		}
+	}
+	if res, err := result.Load(filepath.Join(second.dir, result.Name)); err != nil || res.Saved != result.SavedAll || len(res.Files) != 3 {
+		t.Errorf("result.json: %+v, %v; want all saved, and three files", res, err)
+	}
 }
 
 // What an attempt that was killed has left does not stop the next.

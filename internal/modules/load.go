@@ -65,51 +65,17 @@ func LoadFile(ctx context.Context, path string, opts Options) ([]Result, error) 
 // Load loads modules one by one and tells what became of each; a module that
 // does not load keeps none after it from being tried. It returns when all are
 // done or ctx has ended, even where the kernel is stuck in one of them: that
-// one is then left to itself, and with it a goroutine and a thread.
+// one is then left to itself, and with it a goroutine and a thread. With
+// Options.Devices the order is that of the list but for libraries, which come
+// right before the first who needs them.
 func Load(ctx context.Context, entries []Entry, opts Options) []Result {
-	blocked, params := fromCmdline(opts.Cmdline)
-	results := make([]Result, 0, len(entries))
-	absent := false // some module's hardware is not there
-	var ids []string
-	stale := true // a module was loaded since ids was read
-	for _, e := range entries {
-		r := Result{Entry: e}
-		if blocked[e.Name()] {
-			r.Err = fmt.Errorf("load %s: %w", e.Name(), errBlocked)
-			results = append(results, r)
-			continue
-		}
-		if p := params[e.Name()]; p != "" {
-			e.Params = strings.TrimSpace(e.Params + " " + p)
-		}
-		e.Path = filepath.Join(opts.Root, e.Path)
-		if opts.Devices != "" {
-			if stale { // a bus or a multifunction device brings others
-				ids, stale = deviceIDs(filepath.Join(opts.Root, opts.Devices)), false
-			}
-			if b, err := os.ReadFile(e.Path); err == nil && !wanted(b, ids) {
-				r.Err, r.Absent = fmt.Errorf("load %s: %w", e.Name(), ErrNoDevice), true
-				absent = true
-				results = append(results, r)
-				continue
-			}
-		}
-		start := time.Now()
-		err := loadOne(ctx, e, opts.PerModule)
-		switch {
-		case err == nil:
-			r.Took, stale = time.Since(start), true
-		case errors.Is(err, unix.EEXIST):
-		default:
-			r.Took = time.Since(start)
-			r.Err = fmt.Errorf("load %s: %w", e.Name(), err)
-			// ENOENT: it needs a module before it, which found no hardware.
-			r.Absent = errors.Is(err, unix.ENODEV) || absent && errors.Is(err, unix.ENOENT)
-			absent = absent || r.Absent
-		}
-		results = append(results, r)
+	l := newLoader(ctx, entries, opts)
+	if opts.Devices == "" {
+		l.all()
+	} else {
+		l.present()
 	}
-	return results
+	return l.results
 }
 
 const errBlocked Error = "blocked by modprobe.blacklist= on the command line"

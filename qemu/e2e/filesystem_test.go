@@ -64,7 +64,7 @@ func testRaw(t *testing.T, l *lab) {
 	})
 	want(t, res, "kdump-init: done: ", "marked as taken", "nothing to take from raw:")
 	dir := oneDirectory(t, res)
-	checkFiles(t, dir, "vmcore", "vmcore-dmesg.txt", "capture.log", "SHA256SUMS")
+	checkFiles(t, dir, "vmcore", "vmcore-dmesg.txt", "capture.log", "result.json", "SHA256SUMS")
 	contains(t, dir, "vmcore-dmesg.txt", unique)
 	checkDmesg(t, l, dir)
 	checkPages(t, l, filepath.Join(dir, "vmcore"), res.Raw)

@@ -33,6 +33,7 @@ type lab struct {
 
 	vmcoreOnce sync.Once
 	vmcorePath string // of the command vmcore, once it is built
+	conf       string // their kdump.conf
 }
 
 // newLab builds the capture images of the kernels, as make initramfs does.
@@ -51,7 +52,7 @@ func newLabWith(t *testing.T, conf string, kernels ...string) *lab {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { r.Close() })
-	l := &lab{Rig: r, images: t.TempDir()}
+	l := &lab{Rig: r, images: t.TempDir(), conf: conf}
 	for _, name := range kernels {
 		k, err := r.Kernel(name)
 		if err != nil {
@@ -66,15 +67,23 @@ func newLabWith(t *testing.T, conf string, kernels ...string) *lab {
 	return l
 }
 
-// secrets are flags for empty files in place of those that the targets of conf name:
-// the true ones are made with the server, after the image, and put over them.
+// secrets are flags for placeholders of the files that the targets of conf name: the
+// true ones are made with the server, after the image, and run puts them over these.
 func (l *lab) secrets(t *testing.T, conf string) (flags []string) {
 	t.Helper()
-	empty := filepath.Join(l.images, "empty")
-	if err := os.WriteFile(empty, nil, 0o600); err != nil {
+	placeholder := filepath.Join(l.images, "placeholder")
+	if err := os.WriteFile(placeholder, []byte("placeholder: the true file was not put over it\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	there := map[string]bool{}
+	for _, name := range secretFiles(t, conf) {
+		flags = append(flags, "-files", placeholder+":"+name)
+	}
+	return flags
+}
+
+// secretFiles are the files that the targets of conf name, each once.
+func secretFiles(t *testing.T, conf string) (names []string) {
+	t.Helper()
 	for line := range strings.Lines(conf) {
 		url, ok := strings.CutPrefix(strings.TrimSpace(line), "target = ")
 		if !ok {
@@ -85,13 +94,12 @@ func (l *lab) secrets(t *testing.T, conf string) (flags []string) {
 			t.Fatal(err)
 		}
 		for _, name := range spec.Files() {
-			if !there[name] {
-				there[name] = true
-				flags = append(flags, "-files", empty+":"+name)
+			if !slices.Contains(names, name) {
+				names = append(names, name)
 			}
 		}
 	}
-	return flags
+	return names
 }
 
 func (l *lab) image(kernel string) string { return filepath.Join(l.images, kernel+".cpio.zst") }
@@ -157,6 +165,15 @@ func (l *lab) prepare(ctx context.Context, t *testing.T, kernel string, s setup)
 	}
 	if s.conf != "" {
 		files["etc/kdump.conf"] = s.conf
+	}
+	conf := s.conf
+	if conf == "" {
+		conf = l.conf
+	}
+	for _, name := range secretFiles(t, conf) {
+		if files[strings.TrimPrefix(name, "/")] == "" {
+			t.Fatalf("%s: the image would have nothing but the placeholder for it", name)
+		}
 	}
 	if err := l.Wrap(ctx, c.Capture, c.Base, s.programs, files); err != nil {
 		t.Fatal(err)

@@ -24,6 +24,7 @@ type netCase struct {
 	says    []string // on the console
 	trouble func(ctx context.Context, srv *server.Server, m *vm.Machine, name string) error
 	after   string // script for the server: ends the trouble
+	reserve string // crashkernel=, for which the image has nothing but what this case needs
 }
 
 // URLs of the server's services, without their query.
@@ -43,6 +44,10 @@ func plainCases() []netCase {
 		{name: "ftp-dhcp-vlan", folder: "ftp", conf: "vlan = vlan5:eth0\nip = vlan5:dhcp\ntarget = ftp://ftpdump@192.168.5.1/%s?password-file=/etc/kdump/ftp-pw"},
 		{name: "sftp-slaac", folder: "sftp/dumps", conf: "ip = eth0:auto6\ntarget = sftp://crash@[fd77::1]/dumps/%s" + sftpWords},
 		{name: "cifs-dhcp", folder: "smb", conf: "ip = eth0:dhcp\ntarget = cifs://smbdump@192.168.77.1/crash/%s?password-file=/etc/kdump/smb-pw"},
+		{name: "sftp-dhcp6", folder: "sftp/dumps", says: []string{"from DHCPv6 server"},
+			conf: "ip = eth0:dhcp6\ntarget = sftp://crash@[fd77::1]/dumps/%s" + sftpWords},
+		{name: "sftp-bridge", folder: "sftp/dumps", says: []string{"lan0: is 52:54:00:c1:00:01, which was eth0", "br0: has lan0"},
+			conf: "ifname = lan0:52:54:00:c1:00:01\nbridge = br0:lan0\nip = br0:dhcp\ntarget = sftp://crash@192.168.77.1/dumps/%s" + sftpWords},
 		{name: "sftp-dns", folder: "sftp/dumps", conf: "ip = eth0:dhcp\ntarget = sftp://crash@" + server.Name + "/dumps/%s" + sftpWords},
 	}
 }
@@ -51,6 +56,14 @@ func bondCases() []netCase {
 	return []netCase{
 		{name: "sftp-bond-vlan", folder: "sftp/dumps",
 			conf: "bond = bond0:eth0,eth1:mode=802.3ad,miimon=100\nvlan = vlan5:bond0\nip = 192.168.5.20:::24::vlan5:none\ntarget = sftp://crash@192.168.5.1/dumps/%s" + sftpWords},
+	}
+}
+
+// failoverCases have both cables on one switch.
+func failoverCases() []netCase {
+	return []netCase{
+		{name: "bond-cable-cut", folder: "sftp/dumps", trouble: cutFirst, says: []string{"making interface eth1 the new active one"},
+			conf: "bond = bond0:eth0,eth1:mode=active-backup,primary=eth0\nip = bond0:dhcp\ntarget = sftp://crash@192.168.77.1/dumps/%s" + sftpWords},
 	}
 }
 
@@ -68,31 +81,49 @@ func troubleCases() []netCase {
 
 // cutCable takes the cable out for 20 s once 2 MiB of the core are on the server.
 func cutCable(ctx context.Context, srv *server.Server, m *vm.Machine, name string) error {
-	if _, _, err := m.Wait(ctx, "saved vmcore-dmesg.txt"); err != nil {
-		return err
-	}
-	const wait = "i=0; until find /srv/sftp/dumps/%s -name 'vmcore-incomplete' -size +2M | grep -q .; do i=$((i+1)); [ $i -lt 600 ]; sleep 0.05; done"
-	if _, err := srv.Run(ctx, fmt.Sprintf(wait, name)); err != nil {
-		return err
-	}
-	q, err := m.Monitor(ctx)
+	q, err := cutFirstCable(ctx, srv, m, name)
 	if err != nil {
 		return err
 	}
 	defer q.Close()
-	if err := q.SetLink(ctx, "net0", false); err != nil {
-		return err
-	}
-	// Not a moment too late: else nothing would have been cut.
-	if _, err := srv.Run(ctx, "sleep 1; find /srv/sftp/dumps/"+name+" -name vmcore-incomplete | grep -q ."); err != nil {
-		return err
-	}
 	select {
 	case <-time.After(20 * time.Second):
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 	return q.SetLink(ctx, "net0", true)
+}
+
+// cutFirst leaves the other cable of a bond.
+func cutFirst(ctx context.Context, srv *server.Server, m *vm.Machine, name string) error {
+	q, err := cutFirstCable(ctx, srv, m, name)
+	if err != nil {
+		return err
+	}
+	return q.Close()
+}
+
+func cutFirstCable(ctx context.Context, srv *server.Server, m *vm.Machine, name string) (*vm.Monitor, error) {
+	if _, _, err := m.Wait(ctx, "saved vmcore-dmesg.txt"); err != nil {
+		return nil, err
+	}
+	const wait = "i=0; until find /srv/sftp/dumps/%s -name 'vmcore-incomplete' -size +2M | grep -q .; do i=$((i+1)); [ $i -lt 600 ]; sleep 0.05; done"
+	if _, err := srv.Run(ctx, fmt.Sprintf(wait, name)); err != nil {
+		return nil, err
+	}
+	q, err := m.Monitor(ctx)
+	if err != nil {
+		return nil, err
+	}
+	err = q.SetLink(ctx, "net0", false)
+	if err == nil { // not a moment too late: else nothing would have been cut
+		_, err = srv.Run(ctx, "sleep 1; find /srv/sftp/dumps/"+name+" -name vmcore-incomplete | grep -q .")
+	}
+	if err != nil {
+		q.Close()
+		return nil, err
+	}
+	return q, nil
 }
 
 // serverOff has nobody at the other end, though there is a carrier.
@@ -111,6 +142,7 @@ func TestNetwork(t *testing.T) {
 	}{
 		{"plain", server.Single, plainCases()},
 		{"bond", server.LACP, bondCases()},
+		{"failover", server.Bridge, failoverCases()},
 		{"trouble", server.Single, troubleCases()},
 	} {
 		t.Run(g.name, func(t *testing.T) {
@@ -124,8 +156,8 @@ func TestNetwork(t *testing.T) {
 func newNetworkLab(t *testing.T) *lab {
 	t.Helper()
 	var conf strings.Builder
-	conf.WriteString("bond = bond0:eth0,eth1:mode=802.3ad\nvlan = vlan5:bond0\nip = vlan5:dhcp\n")
-	for _, cases := range [][]netCase{plainCases(), bondCases(), troubleCases()} {
+	conf.WriteString("bond = bond0:eth0,eth1:mode=802.3ad\nbridge = br0:lan0\nvlan = vlan5:bond0\nip = vlan5:dhcp\n")
+	for _, cases := range [][]netCase{plainCases(), bondCases(), failoverCases(), troubleCases()} {
 		for _, c := range cases {
 			for line := range strings.Lines(c.conf) {
 				if strings.HasPrefix(line, "target") {
@@ -171,6 +203,9 @@ func crashTo(ctx context.Context, t *testing.T, l *lab, srv *server.Server, c ne
 		conf: strings.ReplaceAll(c.conf, "%s", c.name) + "\n", files: srv.Files(), programs: []string{"./rawcopy"},
 		crash: rig.Crash{Fill: true, Raw: true, Append: "rawcopy.serial=raw", NICs: srv.NICs(), Limit: 6 * time.Minute},
 	}
+	if c.reserve != "" {
+		s.crash.Reserve, s.flags = c.reserve, l.secrets(t, s.conf)
+	}
 	if c.trouble != nil {
 		s.crash.Watch = func(ctx context.Context, m *vm.Machine) error { return c.trouble(ctx, srv, m, c.name) }
 	}
@@ -196,7 +231,7 @@ func checkDump(t *testing.T, l *lab, c netCase, res *rig.Result, tree string) {
 	if len(dirs) != 1 {
 		t.Fatalf("dump directories in %s: %q, want one", root, dirs)
 	}
-	checkFiles(t, dirs[0], "vmcore", "vmcore-dmesg.txt", "capture.log", "SHA256SUMS")
+	checkFiles(t, dirs[0], "vmcore", "vmcore-dmesg.txt", "capture.log", "result.json", "SHA256SUMS")
 	contains(t, dirs[0], "vmcore-dmesg.txt", unique, "Kernel panic - not syncing: sysrq triggered crash")
 	contains(t, dirs[0], "capture.log", "Linux version", "kdump-init: ", "savecore: ")
 	contains(t, dirs[0], "capture.log", c.says...)
