@@ -44,6 +44,7 @@ func TestFaults(t *testing.T) {
 		{"two-crashes-in-a-second", testSameSecond},
 		{"crash-while-booting", testWhileBooting},
 		{"smallest-reservation", testSmallest},
+		{"reservation-too-small", testTooSmall},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

@@ -159,12 +159,27 @@ func testWhileBooting(t *testing.T, l *lab) {
 	l.verify(t, filepath.Join(dir, "vmcore"))
 }
 
-// testSmallest: README says that this reservation is enough for one disk.
+// testSmallest: README says that this reservation is enough for one disk, with an image
+// for it alone.
 func testSmallest(t *testing.T, l *lab) {
-	res := l.run(t, "6.1", setup{crash: rig.Crash{Fill: true, Reserve: "80M"}})
+	res := l.run(t, "6.1", setup{
+		conf:  "target = disk:///crash?dev=LABEL=CRASH&fstype=ext4\n",
+		flags: []string{"-no-shell"},
+		crash: rig.Crash{Fill: true, Reserve: "80M"},
+	})
 	want(t, res, "kdump-init: done: ")
 	dir := oneDirectory(t, res)
 	checkFiles(t, dir, "vmcore", "vmcore-dmesg.txt", "capture.log", "result.json", "SHA256SUMS")
 	contains(t, dir, "capture.log", "crashkernel=", "M would do")
 	l.verify(t, filepath.Join(dir, "vmcore"))
+}
+
+// testTooSmall: the image does not even fit into what is reserved when it is unpacked.
+// The capture kernel panics, and panic= brings the machine back.
+func testTooSmall(t *testing.T, l *lab) {
+	res := l.run(t, "6.1", setup{crash: rig.Crash{Reserve: "64M"}})
+	want(t, res, "Rebooting in 10 seconds")
+	if dirs := res.Directories("crash/*"); len(dirs) > 0 {
+		t.Errorf("directories: %q", dirs)
+	}
 }
