@@ -312,18 +312,25 @@ func TestSFTPBufferIsBounded(t *testing.T) {
 }
 
 func bufferIsBounded(t *testing.T, far bool) {
-	most := int64(10 * 261120)
 	line := targetstest.NewLine(t)
 	if far {
 		line.Delay(20 * time.Millisecond)
-		most = 26 * 261120
 	}
 	s := newSSHD(t)
-	tg := s.open(t, s.url("crash"), targets.Options{Log: t.Logf, Dial: line.Dial, Stall: 3 * time.Second, Reconnect: time.Millisecond})
+	var log syncLog
+	tg := s.open(t, s.url("crash"), targets.Options{Log: log.printf, Dial: line.Dial, Stall: 3 * time.Second, Reconnect: time.Millisecond})
 	f, err := tg.Create(t.Context(), "vmcore")
 	if err != nil {
 		t.Fatal(err)
 	}
+	var inFlight, size int64
+	_, text, _ := strings.Cut(log.String(), sshUser+", ")
+	fmt.Sscanf(text, "%d writes of %d bytes", &inFlight, &size)
+	// To a machine that is busy enough, nothing is near.
+	if size != 261120 || inFlight != 24 && (inFlight != 8 || far) {
+		t.Fatalf("log: %s", log.String())
+	}
+	most := (inFlight + 2) * size
 	line.Silence(true)
 	var taken atomic.Int64
 	failed := make(chan error)
@@ -337,12 +344,11 @@ func bufferIsBounded(t *testing.T, far bool) {
 			}
 		}
 	}()
-	time.Sleep(time.Second)
-	if n := taken.Load(); n > most || n < most-10000 {
-		t.Errorf("took %d bytes of a server that is silent, want %d", n, most)
-	}
 	if err := <-failed; err == nil {
 		t.Error("no error")
+	}
+	if n := taken.Load(); n > most || n < most-10000 {
+		t.Errorf("took %d bytes of a server that is silent, want %d", n, most)
 	}
 	tg.Close()
 }
