@@ -294,6 +294,12 @@ func (c *capture) attemptsAndPost() error {
 func (c *capture) attempts() error {
 	best := exitNothing
 	list := plan(c.config(), c.elfcorehdr)
+	if a, ok := logFirst(list); ok {
+		if _, err := c.try(a); err != nil {
+			c.logf("%v", err)
+		}
+		best = c.safe(best)
+	}
 	for i, a := range list {
 		if a.console() && best == exitLogOnly {
 			break // the log is safe on a target already
@@ -306,9 +312,6 @@ func (c *capture) attempts() error {
 		case status == exitSaved && a.console():
 			c.tellAll()
 			return errors.New("no target could be used, the kernel log is above")
-		case status == exitSaved && a.early:
-			best = exitLogOnly
-			c.saved = "only the kernel log saved on " + a.target()
 		case status == exitSaved:
 			c.saved = "crash saved on " + a.target()
 			c.tellLocally(a, list[i+1:])
@@ -404,16 +407,14 @@ func (c *capture) tellLocally(done attempt, rest []attempt) {
 	if !done.network() {
 		return
 	}
-	for _, a := range rest {
-		if a.console() || a.network() {
-			continue
-		}
-		a = a.logOnly()
-		a.timeout = tellTimeout
-		if _, err := c.try(a); err != nil {
-			c.logf("%v", err)
-		}
+	a, ok := firstLocal(rest)
+	if !ok {
 		return
+	}
+	a = a.logOnly()
+	a.timeout = tellTimeout
+	if _, err := c.try(a); err != nil {
+		c.logf("%v", err)
 	}
 }
 

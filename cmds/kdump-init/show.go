@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 	"time"
 
@@ -25,13 +24,16 @@ func show(w io.Writer, cfg config.Config) {
 	list := plan(cfg, "")
 	say("# all of it takes at most %s", brief(cfg.Timeout))
 	hooks("before", cfg.Pre)
+	first, local := logFirst(list)
+	if local {
+		say("# first, at most %s: the kernel log, on the disk behind the servers", brief(first.timeout))
+		say("%s", first)
+	}
 	for i, a := range list {
 		switch {
-		case a.early:
-			say("# first, at most %s: the kernel log, on the disk behind the servers", brief(a.timeout))
 		case a.console():
 			say("# if not even the kernel log is on a target, at most %s: on the console", brief(a.timeout))
-		case i == 0 || list[i-1].early:
+		case i == 0:
 			say("# at most %s, and %s without anything moving; a core that does not fit is tried at level 31, then only its log is saved",
 				brief(a.timeout), brief(cfg.StallTimeout))
 		default:
@@ -39,10 +41,9 @@ func show(w io.Writer, cfg config.Config) {
 		}
 		say("%s", a)
 	}
-	if list[0].early {
-		i := slices.IndexFunc(list[1:], func(a attempt) bool { return !a.network() })
+	if a, ok := firstLocal(list); local && ok {
 		say("# if a server has the core, at most %s: how it went, on the disk", brief(tellTimeout))
-		say("%s", list[1+i].logOnly())
+		say("%s", a.logOnly())
 	}
 	hooks("after", cfg.Post)
 	say("# then %s, and if the core was not saved %s; a shell ends in a reboot after %s", cfg.Final, cfg.Failure, brief(cfg.Timeout))

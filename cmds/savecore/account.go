@@ -66,6 +66,10 @@ func (c *account) file(name string, size int64) {
 	c.files = append(c.files, result.File{Name: name, Bytes: size})
 }
 
+func (c *account) has(name string) bool {
+	return slices.ContainsFunc(c.files, func(f result.File) bool { return f.Name == name })
+}
+
 // seconds are precise enough to milliseconds, and shorter.
 func seconds(d time.Duration) float64 { return d.Round(time.Millisecond).Seconds() }
 
@@ -134,8 +138,7 @@ func kib(n int) string { return mib(uint64(n) << 10) }
 // saveResult writes result.json beside the dump. status is what the attempt would
 // end with now.
 func (a *attempt) saveResult(ctx context.Context, status int) error {
-	_, err := a.writeFile(ctx, result.Name, func(w io.Writer) error { return a.result(status).Write(w) })
-	return err
+	return a.writeAgain(ctx, result.Name, func(w io.Writer) error { return a.result(status).Write(w) })
 }
 
 // storeUnfinished tells of the log that is safe, in case that nothing else is told.

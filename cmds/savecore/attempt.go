@@ -7,11 +7,9 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"slices"
 	"time"
 
 	"github.com/ukdump/ukdump/internal/modules"
-	"github.com/ukdump/ukdump/internal/result"
 	"github.com/ukdump/ukdump/internal/watchdog"
 	"github.com/ukdump/ukdump/pkg/dump"
 	"github.com/ukdump/ukdump/pkg/kdumpfile"
@@ -171,22 +169,10 @@ func (a *attempt) saveAccount(ctx context.Context, status int) {
 		{"result.json", func() error { return a.saveResult(ctx, status) }},
 		{"SHA256SUMS", func() error { return a.sums.save(ctx, a) }}, // the files that it sums up are safe
 	} {
-		err := f.save()
-		if errors.Is(err, fs.ErrExist) && a.knowsMore(ctx) {
-			if err = a.target.Remove(ctx, a.dir+"/"+f.name); err == nil {
-				err = f.save()
-			}
-		}
-		if err != nil {
+		if err := f.save(); err != nil {
 			a.log.printf("%s not saved: %v", f.name, err)
 		}
 	}
-}
-
-// knowsMore says whether what an earlier attempt has told of itself in this directory
-// is out of date: not where the core is that one's.
-func (a *attempt) knowsMore(ctx context.Context) bool {
-	return slices.ContainsFunc(a.account.files, func(f result.File) bool { return f.Name == "vmcore" }) || !a.isComplete(ctx, a.dir)
 }
 
 // openCore opens the core, or old memory itself where the kernel offers none. a.core
@@ -357,7 +343,18 @@ func (c *counter) Write(p []byte) (int, error) {
 }
 
 func (a *attempt) saveCaptureLog(ctx context.Context) error {
-	_, err := a.writeFile(ctx, "capture.log", a.log.save)
+	return a.writeAgain(ctx, "capture.log", a.log.save)
+}
+
+// writeAgain is writeFile for what tells how it went: what an earlier attempt has
+// told is known to this one. But the account of a core stays with it.
+func (a *attempt) writeAgain(ctx context.Context, name string, write func(io.Writer) error) error {
+	_, err := a.writeFile(ctx, name, write)
+	if errors.Is(err, fs.ErrExist) && (a.account.has("vmcore") || !a.isComplete(ctx, a.dir)) {
+		if err = a.target.Remove(ctx, a.dir+"/"+name); err == nil {
+			_, err = a.writeFile(ctx, name, write)
+		}
+	}
 	return err
 }
 

@@ -153,7 +153,7 @@ func (s sums) save(ctx context.Context, a *attempt) error {
 	if len(s) == 0 {
 		return nil
 	}
-	_, err := a.writeFile(ctx, "SHA256SUMS", func(w io.Writer) error {
+	return a.writeAgain(ctx, "SHA256SUMS", func(w io.Writer) error {
 		for _, one := range s {
 			if _, err := fmt.Fprintf(w, "%s  %s\n", hex.EncodeToString(one.hash.Sum(nil)), one.name); err != nil {
 				return err
@@ -161,5 +161,4 @@ func (s sums) save(ctx context.Context, a *attempt) error {
 		}
 		return nil
 	})
-	return err
 }

@@ -30,6 +30,8 @@ func TestFaults(t *testing.T) {
 		{"savecore-oom-killed", testOOM},
 		{"savecore-panics", testPanic},
 		{"savecore-aborts", testAbort},
+		{"savecore-for-ever", testGlobalDeadline},
+		{"shell-and-nobody-there", testShell},
 		{"init-panics", testInitPanics},
 		{"disk-full-in-mid-write", testFull},
 		{"disk-removed-in-mid-write", testRemoved},
@@ -134,6 +136,28 @@ func testAbort(t *testing.T, l *lab) {
 	nextDir(t, l, res, "SIGABRT", "goroutine ", "savecore: exit status 2")
 	notWhole(t, filepath.Join(res.Tree, "first"))
 	logThere(t, filepath.Join(res.Tree, "first"))
+}
+
+// testGlobalDeadline: savecore stands still, and what would end it is configured to be
+// later than the end of everything.
+func testGlobalDeadline(t *testing.T, l *lab) {
+	res := l.run(t, "6.1", setup{
+		conf:     "target = disk:///crash?dev=LABEL=CRASH\ntimeout = 75s\nattempt-timeout = 20m\nstall-timeout = 20m\n",
+		programs: []string{"./saboteur"},
+		crash:    rig.Crash{Fill: true, Append: "saboteur.stop=savecore" + enough, Limit: 6 * time.Minute},
+	})
+	want(t, res, "saboteur: stops savecore: <nil>", "kdump-init: not done after ", "kdump-init: FAILED: ")
+	notWhole(t, filepath.Join(res.Tree, "crash"))
+	logThere(t, filepath.Join(res.Tree, "crash"))
+}
+
+// testShell: where the crash cannot be saved a shell is asked for, but nobody is there.
+func testShell(t *testing.T, l *lab) {
+	res := l.run(t, "6.1", setup{
+		conf:  "target = disk:///crash?dev=LABEL=NOSUCH\ndevice-timeout = 5s\nfailure = shell\ntimeout = 1m\n",
+		crash: rig.Crash{Limit: 6 * time.Minute, Extra: hardware()},
+	})
+	want(t, res, "kdump-init: FAILED: ", "next: shell", "emergency shell; the machine reboots when it ends, or after 1m0s", "kdump-init: nothing saved in ")
 }
 
 // testInitPanics: PID 1 itself is ended by the Go runtime. The kernel panics, and

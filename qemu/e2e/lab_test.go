@@ -30,10 +30,10 @@ const mib = 1 << 20
 type lab struct {
 	*rig.Rig
 	images string // folder of the capture images, one for each kernel
+	conf   string // their kdump.conf
 
 	vmcoreOnce sync.Once
 	vmcorePath string // of the command vmcore, once it is built
-	conf       string // their kdump.conf
 }
 
 // newLab builds the capture images of the kernels, as make initramfs does.
