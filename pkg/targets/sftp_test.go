@@ -284,6 +284,39 @@ func TestSFTPServerForgets(t *testing.T) {
 	}
 }
 
+// A server that has gone for good is given up after Options.Reconnect, however many
+// writes wait for it: they try to connect in turns.
+func TestSFTPServerGone(t *testing.T) {
+	s := newSSHD(t)
+	line := targetstest.NewLine(t)
+	tg := s.open(t, s.url("crash"), targets.Options{Log: t.Logf, Dial: line.Dial, Stall: 2 * time.Second, Reconnect: 4 * time.Second})
+	defer tg.Close()
+	f, err := tg.Create(t.Context(), "vmcore")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Write(make([]byte, 4<<20)); err != nil {
+		t.Fatal(err)
+	}
+	line.Down(true)
+	line.Cut()
+	start := time.Now()
+	for err == nil {
+		_, err = f.Write(make([]byte, 1<<20))
+	}
+	if took := time.Since(start); took > 15*time.Second { // 4 s, and a try to connect at its longest interval
+		t.Errorf("given up after %v: %v", took, err)
+	}
+	f.Close()
+	start = time.Now()
+	if _, err := tg.Create(t.Context(), "capture.log"); err == nil {
+		t.Error("a file of a server that is gone: no error")
+	}
+	if took := time.Since(start); took > 10*time.Second {
+		t.Errorf("the next file took %v", took)
+	}
+}
+
 // What a server cannot take is held back at the writer, in a buffer that has a
 // bound.
 func TestSFTPBufferIsBounded(t *testing.T) {
