@@ -163,7 +163,8 @@ func core(ctx context.Context, m *vm.Machine) error {
 	return err
 }
 
-// halfway has something happen then, and makes sure that it was in time.
+// halfway has something happen then. That it came in time is seen by the attempt, which
+// fails at its core.
 func halfway(what func(context.Context, *server.Server) error) func(context.Context, *server.Server, *vm.Machine) error {
 	return func(ctx context.Context, srv *server.Server, m *vm.Machine) error {
 		if err := core(ctx, m); err != nil {
