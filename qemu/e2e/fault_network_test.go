@@ -126,6 +126,12 @@ func midway() []netFault {
 		{name: "nfs-frozen", target: nfsTarget, conf: staticWords + slowly,
 			during: halfway(nfsGone), after: nfsBack,
 			says: []string{"kdump-init: only the kernel log saved on nfs:"}, step: "core", cost: faultAttempt},
+		{name: "nfs-frozen-unmount", target: nfsTarget, conf: staticWords,
+			before: func(ctx context.Context, srv *server.Server) error { return srv.Netem(ctx, "delay 200ms") }, during: frozenAtEnd,
+			after: func(ctx context.Context, srv *server.Server) error {
+				return errors.Join(srv.Netem(ctx, ""), nfsBack(ctx, srv))
+			},
+			says: []string{"kdump-init: only the kernel log saved on nfs:", "unmounted by force"}, step: "close target", cost: faultAttempt},
 		{name: "savecore-stopped", target: nfsTarget, conf: staticWords, programs: []string{"./saboteur"},
 			append: "rawcopy.then=/saboteur saboteur.stop=savecore:2097152",
 			says:   []string{"kdump-init: savecore: nothing moved for 40s, killed"}, step: "core", killed: true, cost: faultAttempt},
@@ -172,6 +178,15 @@ func halfway(what func(context.Context, *server.Server) error) func(context.Cont
 		}
 		return what(ctx, srv)
 	}
+}
+
+// frozenAtEnd has the NFS server gone when the core is safe there. What tells of it is
+// not yet: each answer of the server takes its time.
+func frozenAtEnd(ctx context.Context, srv *server.Server, m *vm.Machine) error {
+	if _, _, err := m.Wait(ctx, "savecore: saved vmcore:"); err != nil {
+		return err
+	}
+	return nfsGone(ctx, srv)
 }
 
 // cutForGood takes the cable out.
@@ -286,7 +301,7 @@ func (f netFault) check(t *testing.T, l *lab, res *rig.Result, root string) {
 		checkLogs(t, disk)
 	} else {
 		checkWhole(t, l, disk, res)
-		f.checkNoCore(t, l, server)
+		f.checkNoCore(t, l, server, res)
 	}
 	f.checkResult(t, disk)
 }
@@ -311,18 +326,23 @@ func checkLogs(t *testing.T, dir string) {
 	contains(t, dir, "vmcore-dmesg.txt", unique, "Kernel panic - not syncing: sysrq triggered crash")
 }
 
-// checkNoCore makes sure that nobody takes what the server has for a whole core. The
-// kernel log is there if the attempt came so far: before the core.
-func (f netFault) checkNoCore(t *testing.T, l *lab, dir string) {
+// checkNoCore makes sure that nobody takes what the server has for a whole core, unless
+// it is one. The kernel log is there if the attempt came so far: before the core.
+func (f netFault) checkNoCore(t *testing.T, l *lab, dir string, res *rig.Result) {
 	t.Helper()
+	begun := f.step == "core" || f.step == "close target"
 	if dir == "" {
-		if f.step == "core" {
+		if begun {
 			t.Error("the server has no dump directory")
 		}
 		return
 	}
-	if f.step == "core" {
+	if begun {
 		contains(t, dir, "vmcore-dmesg.txt", unique, "Kernel panic - not syncing: sysrq triggered crash")
+	}
+	if f.step == "close target" {
+		checkPages(t, l, filepath.Join(dir, "vmcore"), res.Raw)
+		return
 	}
 	for _, name := range files(t, dir) {
 		if name == "vmcore" {
