@@ -294,6 +294,12 @@ func (c *capture) attemptsAndPost() error {
 func (c *capture) attempts() error {
 	best := exitNothing
 	list := plan(c.config(), c.elfcorehdr)
+	if a, ok := logFirst(list); ok {
+		if _, err := c.try(a); err != nil {
+			c.logf("%v", err)
+		}
+		best = c.safe(best)
+	}
 	for i, a := range list {
 		if a.console() && best == exitLogOnly {
 			break // the log is safe on a target already
@@ -302,11 +308,10 @@ func (c *capture) attempts() error {
 		switch {
 		case err != nil:
 			c.logf("%v", err)
+			best = c.safe(best)
 		case status == exitSaved && a.console():
+			c.tellAll()
 			return errors.New("no target could be used, the kernel log is above")
-		case status == exitSaved && a.early:
-			best = exitLogOnly
-			c.saved = "only the kernel log saved on " + a.target()
 		case status == exitSaved:
 			c.saved = "crash saved on " + a.target()
 			c.tellLocally(a, list[i+1:])
@@ -319,10 +324,29 @@ func (c *capture) attempts() error {
 			c.logf("nothing saved on %s: %s", a.target(), whyNot(result.RunPath, a, status))
 		}
 	}
+	c.tellAll()
 	if best == exitLogOnly {
 		return errors.New(c.saved)
 	}
 	return errors.New("nothing could be saved")
+}
+
+// safe is what the best attempt by now has saved, with those that could not tell by
+// their exit status.
+func (c *capture) safe(best int) int {
+	r, err := result.Load(result.RunPath)
+	if err != nil || r.Saved != result.SavedLog {
+		return best
+	}
+	c.saved = "only the kernel log saved on " + r.Target
+	return exitLogOnly
+}
+
+// tellAll says in one line what became of all attempts.
+func (c *capture) tellAll() {
+	if r, err := result.Load(result.RunPath); err == nil {
+		c.logf("%s", r)
+	}
 }
 
 // try makes an attempt, if there is time for it, and sees to it that the result
@@ -334,6 +358,9 @@ func (c *capture) try(a attempt) (status int, err error) {
 	c.logf("run %s", a.redacted())
 	start := time.Now()
 	status, err = c.child(a)
+	if err == nil && status != exitSaved && status != exitNothing && status != exitLogOnly { // a panic, for instance
+		err = fmt.Errorf("exit status %d", status)
+	}
 	if err != nil && !a.console() {
 		c.note(a, err, time.Since(start))
 		// It left its mount behind, in the way of the next one's.
@@ -380,16 +407,14 @@ func (c *capture) tellLocally(done attempt, rest []attempt) {
 	if !done.network() {
 		return
 	}
-	for _, a := range rest {
-		if a.console() || a.network() {
-			continue
-		}
-		a = a.logOnly()
-		a.timeout = tellTimeout
-		if _, err := c.try(a); err != nil {
-			c.logf("%v", err)
-		}
+	a, ok := firstLocal(rest)
+	if !ok {
 		return
+	}
+	a = a.logOnly()
+	a.timeout = tellTimeout
+	if _, err := c.try(a); err != nil {
+		c.logf("%v", err)
 	}
 }
 

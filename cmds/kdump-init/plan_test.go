@@ -41,7 +41,7 @@ func TestPlan(t *testing.T) {
 func TestLogOnly(t *testing.T) {
 	cfg := config.Default()
 	cfg.Targets = []string{"nfs://h/x", "disk:///a?dev=LABEL=A"}
-	list := plan(cfg, "")[1:]
+	list := plan(cfg, "")
 	if !list[0].network() || list[1].network() || list[2].network() {
 		t.Errorf("network: %v %v %v", list[0].network(), list[1].network(), list[2].network())
 	}
@@ -56,7 +56,7 @@ func TestLogOnly(t *testing.T) {
 func TestLogFirst(t *testing.T) {
 	for _, tt := range []struct {
 		targets []string
-		early   string // target of the first attempt, "": there is no such attempt
+		first   string // target of that attempt, "": there is none
 	}{
 		{nil, ""},
 		{[]string{"nfs://h/x"}, ""},
@@ -68,22 +68,19 @@ func TestLogFirst(t *testing.T) {
 		cfg := config.Default()
 		cfg.Targets = tt.targets
 		list := plan(cfg, "")
-		if tt.early == "" {
-			if list[0].early || len(list) != len(tt.targets)+1 {
-				t.Errorf("%q: plan %v, want the targets and the console", tt.targets, list)
-			}
+		a, ok := logFirst(list)
+		if ok != (tt.first != "") {
+			t.Errorf("%q: the log first: %v", tt.targets, ok)
+		}
+		if !ok {
 			continue
 		}
-		a := list[0]
-		if !a.early || a.target() != tt.early || a.timeout != earlyTimeout || len(list) != len(tt.targets)+2 {
-			t.Errorf("%q: plan %v, want the kernel log on %s first, for at most %s", tt.targets, list, tt.early, earlyTimeout)
-		}
-		if text := a.String(); !strings.Contains(text, " -log-only ") || !strings.Contains(text, " -target-timeout 5s ") {
+		if text := a.String(); a.target() != tt.first || a.timeout != logFirstTimeout || !strings.Contains(text, " -log-only ") || !strings.Contains(text, " -target-timeout 5s ") {
 			t.Errorf("%q: first attempt %s, want -log-only and a short -target-timeout", tt.targets, text)
 		}
-		for _, b := range list[1:] {
-			if b.early || strings.Contains(b.String(), "-log-only") || strings.Contains(b.String(), "-target-timeout 5s") {
-				t.Errorf("%q: the early attempt has changed %s", tt.targets, b)
+		for _, b := range list {
+			if strings.Contains(b.String(), "-log-only") || strings.Contains(b.String(), "-target-timeout 5s") {
+				t.Errorf("%q: the first attempt has changed %s", tt.targets, b)
 			}
 		}
 	}
@@ -160,5 +157,41 @@ func TestWhyNot(t *testing.T) {
 	a.argv[1] = "disk:///x?dev=/dev/vda"
 	if got := whyNot(path, a, 3); got != "savecore: exit status 3" {
 		t.Errorf("with that of another target: %q", got)
+	}
+}
+
+// The plan shows hooks, and that the kernel log goes to the local disk before servers
+// are tried. Every line that is no comment is one that a shell takes.
+func TestShow(t *testing.T) {
+	cfg := config.Default()
+	cfg.Targets = []string{"nfs://h/x", "sftp://u@h/y?key=/k&known_hosts=/h", "disk:///a?dev=LABEL=A&fstype=xfs"}
+	cfg.Pre, cfg.Post, cfg.Failure = []string{"/bin/blink it"}, []string{"/bin/tell"}, config.Shell
+	var out bytes.Buffer
+	show(&out, cfg)
+	var lines []string
+	for line := range strings.Lines(out.String()) {
+		if !strings.HasPrefix(line, "#") {
+			lines = append(lines, strings.TrimSuffix(line, "\n"))
+		}
+	}
+	want := []string{"'/bin/blink it'", "/bbin/savecore -log-only * -target-timeout 5s *disk:*'", "/bbin/savecore -kmsg * nfs://h/x",
+		"/bbin/savecore -kmsg * 'sftp://u@h/y?*'", "/bbin/savecore -kmsg * -target-timeout 30s *disk:*", "/bbin/savecore -kmsg -",
+		"/bbin/savecore -log-only * -target-timeout *disk:*'", "/bin/tell"}
+	if len(lines) != len(want) {
+		t.Fatalf("%d lines, want %d:\n%s", len(lines), len(want), &out)
+	}
+	for i, w := range want {
+		rest := lines[i]
+		for _, part := range strings.Split(w, "*") {
+			_, after, ok := strings.Cut(rest, part)
+			if !ok {
+				t.Errorf("line %d: %s\nwant %s", i+1, lines[i], w)
+				break
+			}
+			rest = after
+		}
+	}
+	if !strings.Contains(out.String(), "# then reboot, and if the core was not saved shell") {
+		t.Errorf("no end:\n%s", &out)
 	}
 }

@@ -7,13 +7,12 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"slices"
 	"time"
 
 	"github.com/ukdump/ukdump/internal/modules"
-	"github.com/ukdump/ukdump/internal/result"
 	"github.com/ukdump/ukdump/internal/watchdog"
 	"github.com/ukdump/ukdump/pkg/dump"
+	"github.com/ukdump/ukdump/pkg/kdumpfile"
 	"github.com/ukdump/ukdump/pkg/memmap"
 	"github.com/ukdump/ukdump/pkg/netcfg"
 	"github.com/ukdump/ukdump/pkg/targets"
@@ -62,12 +61,16 @@ func (a *attempt) run(ctx context.Context) int {
 
 // toTarget saves the core on the target. The error is what kept it from saving all.
 func (a *attempt) toTarget(ctx context.Context) (status int, err error) {
+	defer a.leaveNetwork()
 	if err := a.account.step("open core", a.openCore); err != nil {
 		a.log.printf("no core: %v", err)
-		return exitNothing, fmt.Errorf("no core: %w", err)
+		err = fmt.Errorf("no core: %w", err)
+		if a.account.path != "" { // a capture, whose own log is all that there is
+			err = errors.Join(err, a.saveWhy(ctx, err))
+		}
+		return exitNothing, err
 	}
 	defer a.core.Close()
-	defer a.leaveNetwork()
 	if err := a.openTarget(ctx); err != nil {
 		a.log.printf("target: %v", err)
 		return exitNothing, err
@@ -82,6 +85,19 @@ func (a *attempt) toTarget(ctx context.Context) (status int, err error) {
 		}
 	}
 	return status, err
+}
+
+// saveWhy leaves on the target how it went, and why nothing else is there.
+func (a *attempt) saveWhy(ctx context.Context, why error) error {
+	a.account.lose("everything: %v", why)
+	if err := a.openTarget(ctx); err != nil {
+		a.log.printf("target: %v", err)
+		return err
+	}
+	a.saveAccount(ctx, exitNothing)
+	a.log.printf("saved only the log of the capture in %s on %s", a.dir, targets.Redacted(a.o.target))
+	a.beat.Beat(closeGrace)
+	return a.account.step("close target", a.target.Close)
 }
 
 // save saves in the order of worth: the kernel log, then the core, then how it
@@ -153,26 +169,20 @@ func (a *attempt) saveAccount(ctx context.Context, status int) {
 		{"result.json", func() error { return a.saveResult(ctx, status) }},
 		{"SHA256SUMS", func() error { return a.sums.save(ctx, a) }}, // the files that it sums up are safe
 	} {
-		err := f.save()
-		if errors.Is(err, fs.ErrExist) && a.knowsMore(ctx) {
-			if err = a.target.Remove(ctx, a.dir+"/"+f.name); err == nil {
-				err = f.save()
-			}
-		}
-		if err != nil {
+		if err := f.save(); err != nil {
 			a.log.printf("%s not saved: %v", f.name, err)
 		}
 	}
 }
 
-// knowsMore says whether what an earlier attempt has told of itself in this directory
-// is out of date: not where the core is that one's.
-func (a *attempt) knowsMore(ctx context.Context) bool {
-	return slices.ContainsFunc(a.account.files, func(f result.File) bool { return f.Name == "vmcore" }) || !a.isComplete(ctx, a.dir)
-}
-
-// openCore opens the core, or old memory itself where the kernel offers none.
+// openCore opens the core, or old memory itself where the kernel offers none. a.core
+// is nil after an error.
 func (a *attempt) openCore() (err error) {
+	defer func() {
+		if err != nil {
+			a.core = nil
+		}
+	}()
 	st, statErr := os.Stat(a.o.core)
 	if statErr == nil && (st.Size() > 0 || !st.Mode().IsRegular()) {
 		a.core, err = vmcore.Open(a.o.core)
@@ -333,7 +343,18 @@ func (c *counter) Write(p []byte) (int, error) {
 }
 
 func (a *attempt) saveCaptureLog(ctx context.Context) error {
-	_, err := a.writeFile(ctx, "capture.log", a.log.save)
+	return a.writeAgain(ctx, "capture.log", a.log.save)
+}
+
+// writeAgain is writeFile for what tells how it went: what an earlier attempt has
+// told is known to this one. But the account of a core stays with it.
+func (a *attempt) writeAgain(ctx context.Context, name string, write func(io.Writer) error) error {
+	_, err := a.writeFile(ctx, name, write)
+	if errors.Is(err, fs.ErrExist) && (a.account.has("vmcore") || !a.isComplete(ctx, a.dir)) {
+		if err = a.target.Remove(ctx, a.dir+"/"+name); err == nil {
+			_, err = a.writeFile(ctx, name, write)
+		}
+	}
 	return err
 }
 
@@ -357,9 +378,20 @@ func (a *attempt) writeFile(ctx context.Context, name string, write func(io.Writ
 	return f.Size(), nil
 }
 
-// saveCore writes vmcore, at a stricter level if it does not fit at the one
-// asked for.
+// saveCore writes vmcore, at a stricter level if it does not fit at the one asked
+// for. Readers of the kdump format begin with VMCOREINFO: without it the core is an
+// ELF file, as far as that fits.
 func (a *attempt) saveCore(ctx context.Context) error {
+	if asked := a.o; a.core.Info().Len() == 0 && asked.format != "elf" {
+		a.log.printf("degraded: the crashed kernel left no VMCOREINFO: every page, in an ELF core")
+		a.account.lose("nothing, but without VMCOREINFO the core is an unfiltered ELF file")
+		a.o.format, a.o.compress = "elf", kdumpfile.None.String()
+		_, err := a.saveCoreAt(ctx, a.o.level)
+		if a.o = asked; !errors.Is(err, targets.ErrNoSpace) {
+			return err
+		}
+		a.log.printf("degraded: %v; compressed instead", err)
+	}
 	used, err := a.saveCoreAt(ctx, a.o.level)
 	// Where the level used is not the one asked for, the page array is of no
 	// use, and so it is to a stricter level.

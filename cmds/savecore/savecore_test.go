@@ -655,3 +655,91 @@ func TestPatience(t *testing.T) {
 		}
 	}
 }
+
+// Readers of the kdump format begin with VMCOREINFO. A core without is saved as an ELF
+// file of all its pages, and where that does not fit, compressed all the same.
+func TestNoVMCOREINFO(t *testing.T) {
+	for _, tt := range []struct {
+		name, text, magic string
+		said              []string
+	}{
+		{"fits", "noinfo\nload 0 32M\npattern 0x2000 4M\n", "\x7fELF", []string{"every page, in an ELF core"}},
+		{"does not fit", "noinfo\nload 0 32M\nfill 0x2000 30M 7\n", "KDUMP   ", []string{"every page, in an ELF core", "compressed instead"}},
+	} {
+		root, core := targetstest.Mount(t, "none", "tmpfs", 0, "size=24m"), vmcoretest.File(t, tt.text)
+		var out, errs bytes.Buffer
+		status := run([]string{"-core", core, "-progress", "0", "-reserve", "2M", "file://" + root}, &out, &errs)
+		names, _ := filepath.Glob(filepath.Join(root, "localhost-*", "vmcore"))
+		if status != exitSaved || len(names) != 1 {
+			t.Fatalf("%s: exit status %d, dumps %q:\n%s", tt.name, status, names, &out)
+		}
+		b, err := os.ReadFile(names[0])
+		if err != nil || !strings.HasPrefix(string(b), tt.magic) {
+			t.Errorf("%s: %v, begins with %q", tt.name, err, b[:8])
+		}
+		for _, s := range tt.said {
+			if !strings.Contains(out.String(), s) {
+				t.Errorf("%s: it does not say %q:\n%s", tt.name, s, &out)
+			}
+		}
+		got, err := vmcore.OpenFiles(names[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer got.Close()
+		page, want := make([]byte, 4096), make([]byte, 4096)
+		raw, err := vmcore.Open(core)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer raw.Close()
+		for paddr := uint64(0); paddr < 32<<20; paddr += 4096 {
+			if err := errors.Join(got.ReadPhys(page, paddr), raw.ReadPhys(want, paddr)); err != nil || !bytes.Equal(page, want) {
+				t.Fatalf("%s: page %#x: %v", tt.name, paddr, err)
+			}
+		}
+	}
+}
+
+// A capture that has no core to read leaves its log and the reason on the target.
+func TestNoCoreButItsLog(t *testing.T) {
+	root, state := t.TempDir(), filepath.Join(t.TempDir(), "result.json")
+	t.Setenv(result.PathVariable, state)
+	var out, errs bytes.Buffer
+	status := run([]string{"-core", filepath.Join(root, "none"), "-devmem", "/dev/null", "-elfcorehdr", "0x1000", "file://" + root}, &out, &errs)
+	names, _ := filepath.Glob(filepath.Join(root, "localhost-*", "*"))
+	for i := range names {
+		names[i] = filepath.Base(names[i])
+	}
+	if want := []string{"SHA256SUMS", "capture.log", "result.json"}; status != exitNothing || !slices.Equal(names, want) {
+		t.Fatalf("exit status %d, files %q, want %q:\n%s", status, names, want, &out)
+	}
+	r, err := result.Newest(root)
+	if err != nil || r.Saved != result.SavedNothing || r.CrashTime.IsZero() || len(r.Lost) == 0 {
+		t.Errorf("result: %+v, %v", r, err)
+	}
+	last, err := result.Load(state)
+	if err != nil || len(last.Attempts) != 1 || !strings.Contains(last.Attempts[0].Error, "no core: ") {
+		t.Errorf("result for the next attempt: %+v, %v", last, err)
+	}
+}
+
+// The kernel log that was saved first, on the disk behind a server, is not in the way of
+// the whole dump there, nor of the account of the dump on the server.
+func TestLogFirstThenAll(t *testing.T) {
+	core, root := vmcoretest.File(t, machine), t.TempDir()
+	t.Setenv(result.PathVariable, filepath.Join(t.TempDir(), "result.json"))
+	first := save(t, root, core, "-reserve", "0", "-log-only")
+	first.want(t, exitSaved)
+	first.files(t, "vmcore-dmesg.txt", "capture.log", "result.json", "SHA256SUMS")
+	again := save(t, root, core, "-reserve", "0", "-log-only")
+	again.want(t, exitSaved)
+	again.files(t, "vmcore-dmesg.txt", "capture.log", "result.json", "SHA256SUMS")
+	all := save(t, root, core, "-reserve", "0")
+	all.want(t, exitSaved)
+	all.files(t, "vmcore-dmesg.txt", "vmcore", "capture.log", "result.json", "SHA256SUMS")
+	r, err := result.Newest(root)
+	if err != nil || r.Saved != result.SavedAll || len(r.Attempts) != 3 {
+		t.Errorf("result: %+v, %v", r, err)
+	}
+}

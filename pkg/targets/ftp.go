@@ -229,7 +229,9 @@ func (t *ftpTarget) take(ctx context.Context) (*ftp.Conn, error) {
 		t.backoff = min(max(2*t.backoff, firstBackoff), lastBackoff)
 		t.notBefore = time.Now().Add(t.backoff)
 		t.refused = fmt.Errorf("%w%w", hidden{errNoConnection}, t.explainLogin(err))
-		t.opts.logf("%s: %v", t.url, t.refused)
+		if !notBefore.IsZero() || newError("", "", "", t.refused).(*Error).Temporary { // else it is given up, and the caller says why
+			t.opts.logf("%s: %v", t.url, t.refused)
+		}
 		return nil, t.refused
 	}
 	t.backoff, t.notBefore, t.refused = 0, time.Now().Add(firstBackoff), nil

@@ -129,7 +129,9 @@ func (t *sftpTarget) connected(ctx context.Context) (*sftpSession, error) {
 	if err != nil {
 		t.backoff = min(max(2*t.backoff, firstBackoff), lastBackoff)
 		t.notBefore, t.refused = time.Now().Add(t.backoff), err
-		t.opts.logf("%v", err)
+		if t.session != nil || temporary(err) { // else it is given up, and the caller says why
+			t.opts.logf("%v", err)
+		}
 		return nil, err
 	}
 	// One that connects and then dies at once is not asked in a loop either.

@@ -54,7 +54,7 @@ func plainCases() []netCase {
 
 func bondCases() []netCase {
 	return []netCase{
-		{name: "sftp-bond-vlan", folder: "sftp/dumps",
+		{name: "sftp-bond-vlan", folder: "sftp/dumps", says: []string{"bond0: has eth0", "bond0: has eth1", "vlan5: VLAN 5 on bond0"},
 			conf: "bond = bond0:eth0,eth1:mode=802.3ad,miimon=100\nvlan = vlan5:bond0\nip = 192.168.5.20:::24::vlan5:none\ntarget = sftp://crash@192.168.5.1/dumps/%s" + sftpWords},
 	}
 }
@@ -72,7 +72,7 @@ func troubleCases() []netCase {
 	return []netCase{
 		{name: "wrong-host-key", disk: true, says: []string{"host key"},
 			conf: "ip = eth0:dhcp\ntarget = sftp://crash@192.168.77.1/dumps/%s" + strings.Replace(sftpWords, "known_hosts=/etc/kdump/known_hosts", "known_hosts=/etc/kdump/wrong_hosts", 1) + "\n" + diskLine},
-		{name: "cable-cut", folder: "sftp/dumps", trouble: cutCable,
+		{name: "cable-cut", folder: "sftp/dumps", trouble: cutCable, says: []string{"eth0: carrier lost", "lost before"},
 			conf: "ip = eth0:dhcp\ntarget = sftp://crash@192.168.77.1/dumps/%s" + sftpWords},
 		{name: "server-off", disk: true, trouble: serverOff, after: "ip link set eth0 up",
 			conf: "ip = 192.168.77.20:::24::eth0:none\ntarget = sftp://crash@192.168.77.1/dumps/%s" + sftpWords + "\n" + diskLine},
