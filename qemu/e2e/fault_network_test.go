@@ -100,7 +100,7 @@ func unreachable() []netFault {
 			says: []string{"kdump-init: nothing saved on sftp:", "connection refused"}, step: "network", cost: faultNet},
 		{name: "server-stalls", target: sftpTarget, conf: staticWords,
 			before: daemon("sshd", wire.Freeze), after: daemon("sshd", wire.Thaw),
-			says: []string{"kdump-init: nothing saved on sftp:", "no answer"}, step: "open target", cost: 2 * faultNet},
+			says: []string{"kdump-init: nothing saved on sftp:", "accepts connections and does not speak"}, step: "open target", cost: faultNet},
 	}
 }
 
