@@ -332,6 +332,54 @@ func TestSFTPServerGone(t *testing.T) {
 	}
 }
 
+// Who is told to end does not wait for what a bad line still has to send, and what is
+// with the server already can be committed all the same.
+func TestSFTPToldToEnd(t *testing.T) {
+	s := newSSHD(t)
+	line := targetstest.NewLine(t)
+	tg := s.open(t, s.url("crash"), targets.Options{Log: t.Logf, Dial: line.Dial, Stall: time.Minute, Reconnect: time.Minute})
+	defer tg.Close()
+	ctx, end := context.WithCancel(t.Context())
+	whole, err := tg.Create(ctx, "whole")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := whole.Write(make([]byte, 1<<20)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := whole.(io.ReaderAt).ReadAt(make([]byte, 1), 0); err != nil { // now all is acknowledged
+		t.Fatal(err)
+	}
+	half, err := tg.Create(ctx, "half")
+	if err != nil {
+		t.Fatal(err)
+	}
+	line.Silence(true)
+	failed := make(chan error, 1)
+	go func() {
+		var err error
+		for err == nil {
+			_, err = half.Write(make([]byte, 1<<20))
+		}
+		half.Close()
+		failed <- err
+	}()
+	time.Sleep(time.Second / 2)
+	end()
+	select {
+	case err := <-failed:
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("failed with %v, want that the context has ended", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("the file waits for the line")
+	}
+	line.Silence(false)
+	if err := whole.Commit(); err != nil {
+		t.Errorf("commit of a file that was with the server: %v", err)
+	}
+}
+
 // What a server cannot take is held back at the writer, in a buffer that has a
 // bound.
 func TestSFTPBufferIsBounded(t *testing.T) {

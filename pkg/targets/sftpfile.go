@@ -85,6 +85,8 @@ func (t *sftpTarget) Create(ctx context.Context, name string) (File, error) {
 		f.giveUp()
 		return nil, newError("create", name, t.url, t.advise(err, name))
 	}
+	// Over a bad line what waits to be sent would hold up whoever was told to end.
+	context.AfterFunc(ctx, func() { f.abandon(context.Cause(ctx)) })
 	return f, nil
 }
 
@@ -366,6 +368,16 @@ func (f *sftpFile) fail(op string, err error) error {
 	}
 	f.changed.Broadcast()
 	return f.err
+}
+
+// abandon fails the file unless all of it is acknowledged, or it has ended.
+func (f *sftpFile) abandon(why error) {
+	f.mu.Lock()
+	idle := f.ended || f.filling == nil && len(f.queue)+len(f.flying) == 0
+	f.mu.Unlock()
+	if !idle {
+		f.fail("write", why)
+	}
 }
 
 // flush waits until the server has acknowledged everything.

@@ -51,7 +51,10 @@ const (
 	faultMargin = 4 * time.Minute
 )
 
-const faultConf = "timeout = 9m\nattempt-timeout = 4m\nnet-timeout = 50s\nstall-timeout = 40s\ndevice-timeout = 20s\n"
+const (
+	faultConf    = "timeout = 9m\nnet-timeout = 50s\nstall-timeout = 40s\ndevice-timeout = 20s\n"
+	faultLongest = "attempt-timeout = 4m\n" // where the fault has no other
+)
 
 const (
 	dhcpWords   = "ip = eth0:dhcp\n"
@@ -123,6 +126,11 @@ func midway() []netFault {
 			before: func(ctx context.Context, srv *server.Server) error { return srv.Netem(ctx, "loss 30%") },
 			after:  func(ctx context.Context, srv *server.Server) error { return srv.Netem(ctx, "") },
 			says:   []string{"kdump-init: done: crash saved on sftp:"}, cost: faultAttempt},
+		{name: "bad-line", target: sftpTarget, conf: staticWords + "attempt-timeout = 75s\n", before: badLine,
+			after: func(ctx context.Context, srv *server.Server) error {
+				return errors.Join(srv.Netem(ctx, ""), srv.Drop(ctx, 22, 0))
+			},
+			says: []string{"kdump-init: not done after 1m15s, told to end"}, step: "core", cost: 75 * time.Second},
 		{name: "nfs-frozen", target: nfsTarget, conf: staticWords + slowly,
 			during: halfway(nfsGone), after: nfsBack,
 			says: []string{"kdump-init: only the kernel log saved on nfs:"}, step: "core", cost: faultAttempt},
@@ -146,6 +154,11 @@ func daemon(name string, verb wire.Verb) func(context.Context, *server.Server) e
 // stopped like a process.
 func nfsGone(ctx context.Context, srv *server.Server) error { return srv.Drop(ctx, 2049, 100) }
 func nfsBack(ctx context.Context, srv *server.Server) error { return srv.Drop(ctx, 2049, 0) }
+
+// badLine loses three of ten packets each way: what the core is made of too.
+func badLine(ctx context.Context, srv *server.Server) error {
+	return errors.Join(srv.Netem(ctx, "loss 30%"), srv.Drop(ctx, 22, 30))
+}
 
 // dhcpLate starts the DHCP server 30 s after the NIC has a carrier.
 func dhcpLate(ctx context.Context, srv *server.Server, m *vm.Machine) error {
@@ -253,8 +266,12 @@ func crashWith(ctx context.Context, t *testing.T, l *lab, srv *server.Server, f 
 			}
 		}()
 	}
+	longest := faultLongest
+	if strings.Contains(f.conf, "attempt-timeout") {
+		longest = ""
+	}
 	s := setup{
-		conf:  faultConf + f.conf + "target = " + strings.ReplaceAll(f.target, "%s", f.name) + "\n" + diskLine,
+		conf:  faultConf + longest + f.conf + "target = " + strings.ReplaceAll(f.target, "%s", f.name) + "\n" + diskLine,
 		files: srv.Files(), programs: append([]string{"./rawcopy"}, f.programs...),
 		crash: rig.Crash{Fill: true, Raw: true, Append: strings.TrimSpace("rawcopy.serial=raw " + f.append), NICs: srv.NICs(), Limit: 9 * time.Minute},
 	}
