@@ -375,12 +375,13 @@ func (c *capture) try(a attempt) (status int, err error) {
 	return status, err
 }
 
-// whyNot is the reason that an attempt has told of, in one line.
+// whyNot is the reason that an attempt has told of, in one line that names its target
+// already.
 func whyNot(path string, a attempt, status int) string {
 	r, err := result.Load(path)
 	if err == nil && len(r.Attempts) > 0 {
 		if last := r.Attempts[len(r.Attempts)-1]; last.Target == a.target() && last.Error != "" {
-			return strings.ReplaceAll(last.Error, "\n", "; ")
+			return strings.NewReplacer("\n", "; ", a.target(), "it").Replace(last.Error)
 		}
 	}
 	return fmt.Sprintf("savecore: exit status %d", status)

@@ -27,6 +27,9 @@ type sftpFile struct {
 	t    *sftpTarget
 	name string // final, relative to the target
 
+	live   context.Context // of the workers
+	giveUp context.CancelFunc
+
 	position sync.Mutex // of Write
 	pos      int64
 
@@ -73,13 +76,17 @@ func (c *chunk) overlaps(d *chunk) bool { return c.off < d.end() && d.off < c.en
 func (t *sftpTarget) Create(ctx context.Context, name string) (File, error) {
 	err := errors.Join(ctx.Err(), checkName(name))
 	f := &sftpFile{t: t, name: name, readNext: -1}
+	f.live, f.giveUp = context.WithCancel(t.closed)
 	f.changed.L = &f.mu
 	if err == nil {
 		err = t.on(ctx, f.create)
 	}
 	if err != nil {
+		f.giveUp()
 		return nil, newError("create", name, t.url, t.advise(err, name))
 	}
+	// Over a bad line what waits to be sent would hold up whoever was told to end.
+	context.AfterFunc(ctx, func() { f.abandon(context.Cause(ctx)) })
 	return f, nil
 }
 
@@ -210,7 +217,7 @@ func (f *sftpFile) push() {
 // work sends chunks, one at a time, until the file has ended or failed.
 func (f *sftpFile) work(n int) {
 	for c := f.take(); c != nil; c = f.take() {
-		err := f.t.on(f.t.closed, func(s *sftpSession) error { return f.send(s, n, c) })
+		err := f.t.on(f.live, func(s *sftpSession) error { return f.send(s, n, c) })
 		if err != nil {
 			f.fail("write", err)
 		}
@@ -350,6 +357,9 @@ func (f *sftpFile) prefix() int64 {
 
 // fail keeps the first error and returns it.
 func (f *sftpFile) fail(op string, err error) error {
+	if !answered(err) { // the workers that wait for a connection stand in the way of who comes next
+		f.giveUp()
+	}
 	err = f.t.advise(err, f.name)
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -358,6 +368,16 @@ func (f *sftpFile) fail(op string, err error) error {
 	}
 	f.changed.Broadcast()
 	return f.err
+}
+
+// abandon fails the file unless all of it is acknowledged, or it has ended.
+func (f *sftpFile) abandon(why error) {
+	f.mu.Lock()
+	idle := f.ended || f.filling == nil && len(f.queue)+len(f.flying) == 0
+	f.mu.Unlock()
+	if !idle {
+		f.fail("write", why)
+	}
 }
 
 // flush waits until the server has acknowledged everything.
@@ -448,6 +468,7 @@ func (f *sftpFile) fetch(p []byte, off int64) (n int, err error) {
 }
 
 func (f *sftpFile) Commit() error {
+	defer f.giveUp()
 	if err := f.flush(); err != nil {
 		return err
 	}
@@ -530,6 +551,7 @@ func (f *sftpFile) unconfirmed() string { return f.unsynced }
 
 // Close of a file that was not committed sends what is still here.
 func (f *sftpFile) Close() error {
+	defer f.giveUp()
 	f.mu.Lock()
 	ended, failed := f.ended, f.err != nil
 	f.mu.Unlock()
