@@ -62,7 +62,7 @@ func bondCases() []netCase {
 // failoverCases have both cables on one switch.
 func failoverCases() []netCase {
 	return []netCase{
-		{name: "bond-cable-cut", folder: "sftp/dumps", trouble: cutFirst, says: []string{"making interface eth1 the new active one"},
+		{name: "bond-cable-cut", folder: "sftp/dumps", trouble: cutFirst, says: []string{"(slave eth0): link status definitely down", "(slave eth1): making interface the new active one"},
 			conf: "bond = bond0:eth0,eth1:mode=active-backup,primary=eth0\nip = bond0:dhcp\ntarget = sftp://crash@192.168.77.1/dumps/%s" + sftpWords},
 	}
 }
