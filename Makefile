@@ -9,8 +9,8 @@ FLAGS   ?=
 FUZZTIME ?= 1m
 
 # What has goroutines of its own, for the race detector.
-CONCURRENT = ./cmds/... ./internal/blockdev ./internal/console ./internal/modules \
-	./pkg/dump ./pkg/kdumpfile ./pkg/memmap ./pkg/targets ./pkg/triage ./pkg/vmcore
+CONCURRENT = ./cmds/... ./internal/blockdev ./internal/console ./internal/modules ./internal/watchdog \
+	./pkg/dump ./pkg/kdumpfile ./pkg/memmap ./pkg/netcfg ./pkg/targets ./pkg/triage ./pkg/vmcore
 
 export CGO_ENABLED = 0
 export UKDUMP_CACHE ?= $(CURDIR)/_cache
@@ -18,12 +18,14 @@ export UKDUMP_CACHE ?= $(CURDIR)/_cache
 # Behind the machine's own: servers for tests, from setup.
 export PATH := $(UKDUMP_CACHE)/go/bin:$(PATH):$(UKDUMP_CACHE)/daemons/bin
 
-.PHONY: help initramfs demo test check unit race e2e bench matrix fuzz setup clean
+.PHONY: help initramfs demo test check crashes e2e faults bench matrix fuzz setup clean
 
 help:
 	@echo 'make demo       build everything, crash a virtual machine, show the saved dump'
 	@echo 'make test       all tests, real crashes included'
 	@echo 'make initramfs KERNEL_MODULES=/lib/modules/RELEASE CONFIG=kdump.conf [OUT=FILE]'
+	@echo 'make e2e        every crash: all targets over all networks'
+	@echo 'make faults     crashes with everything that can go wrong'
 	@echo 'make bench      ukdump beside makedumpfile'
 	@echo 'make matrix     every kernel on every machine against makedumpfile, drgn, gdb and crash (MATRIX=-h)'
 	@echo 'make check      unit tests and linters only'
@@ -34,7 +36,7 @@ initramfs:
 demo: setup
 	cd qemu && $(GO) run ./demo
 
-test: check e2e
+test: check crashes
 
 check: setup
 	@test -z "$$(gofmt -l cmds initramfs internal pkg qemu)" || { gofmt -l cmds initramfs internal pkg qemu; echo 'gofmt -w these files'; exit 1; }
@@ -42,10 +44,18 @@ check: setup
 	cd qemu && $(GO) vet ./...
 	$(GO) tool staticcheck ./...
 	$(GO) test ./...
+	cd qemu && $(GO) test $$($(GO) list ./... | grep -v /e2e)
 	CGO_ENABLED=1 $(GO) test -race $(CONCURRENT)
 
+# A selection that fits into a quarter of an hour.
+crashes: setup
+	cd qemu && $(GO) test -count=1 -timeout 40m -v -run 'TestCrash|TestMounts|TestNetwork/plain/(sftp-dhcp|nfs3-static-vlan)' ./e2e
+
 e2e: setup
-	cd qemu && $(GO) test -count=1 -timeout 40m -v ./e2e
+	cd qemu && $(GO) test -count=1 -timeout 150m -v -skip 'Faults|PowerCut' ./e2e
+
+faults: setup
+	cd qemu && $(GO) test -count=1 -timeout 240m -v -run 'Faults|PowerCut' ./e2e
 
 bench: setup
 	cd qemu && $(GO) run ./bench

@@ -294,6 +294,12 @@ func (c *capture) attemptsAndPost() error {
 func (c *capture) attempts() error {
 	best := exitNothing
 	list := plan(c.config(), c.elfcorehdr)
+	if a, ok := logFirst(list); ok {
+		if _, err := c.try(a); err != nil {
+			c.logf("%v", err)
+		}
+		best = c.safe(best)
+	}
 	for i, a := range list {
 		if a.console() && best == exitLogOnly {
 			break // the log is safe on a target already
@@ -302,7 +308,9 @@ func (c *capture) attempts() error {
 		switch {
 		case err != nil:
 			c.logf("%v", err)
+			best = c.safe(best)
 		case status == exitSaved && a.console():
+			c.tellAll()
 			return errors.New("no target could be used, the kernel log is above")
 		case status == exitSaved:
 			c.saved = "crash saved on " + a.target()
@@ -311,14 +319,34 @@ func (c *capture) attempts() error {
 		case status == exitLogOnly:
 			best = status
 			c.saved = "only the kernel log saved on " + a.target()
+			c.logf("%s: %s", c.saved, whyNot(result.RunPath, a, status))
 		default:
-			c.logf("savecore: exit status %d", status)
+			c.logf("nothing saved on %s: %s", a.target(), whyNot(result.RunPath, a, status))
 		}
 	}
+	c.tellAll()
 	if best == exitLogOnly {
 		return errors.New(c.saved)
 	}
 	return errors.New("nothing could be saved")
+}
+
+// safe is what the best attempt by now has saved, with those that could not tell by
+// their exit status.
+func (c *capture) safe(best int) int {
+	r, err := result.Load(result.RunPath)
+	if err != nil || r.Saved != result.SavedLog {
+		return best
+	}
+	c.saved = "only the kernel log saved on " + r.Target
+	return exitLogOnly
+}
+
+// tellAll says in one line what became of all attempts.
+func (c *capture) tellAll() {
+	if r, err := result.Load(result.RunPath); err == nil {
+		c.logf("%s", r)
+	}
 }
 
 // try makes an attempt, if there is time for it, and sees to it that the result
@@ -330,6 +358,9 @@ func (c *capture) try(a attempt) (status int, err error) {
 	c.logf("run %s", a.redacted())
 	start := time.Now()
 	status, err = c.child(a)
+	if err == nil && status != exitSaved && status != exitNothing && status != exitLogOnly { // a panic, for instance
+		err = fmt.Errorf("exit status %d", status)
+	}
 	if err != nil && !a.console() {
 		c.note(a, err, time.Since(start))
 		// It left its mount behind, in the way of the next one's.
@@ -342,6 +373,17 @@ func (c *capture) try(a attempt) (status int, err error) {
 		err = fmt.Errorf("savecore: %w", err)
 	}
 	return status, err
+}
+
+// whyNot is the reason that an attempt has told of, in one line.
+func whyNot(path string, a attempt, status int) string {
+	r, err := result.Load(path)
+	if err == nil && len(r.Attempts) > 0 {
+		if last := r.Attempts[len(r.Attempts)-1]; last.Target == a.target() && last.Error != "" {
+			return strings.ReplaceAll(last.Error, "\n", "; ")
+		}
+	}
+	return fmt.Sprintf("savecore: exit status %d", status)
 }
 
 // note writes down an attempt that could not do it itself.
@@ -365,16 +407,14 @@ func (c *capture) tellLocally(done attempt, rest []attempt) {
 	if !done.network() {
 		return
 	}
-	for _, a := range rest {
-		if a.console() || a.network() {
-			continue
-		}
-		a = a.logOnly()
-		a.timeout = tellTimeout
-		if _, err := c.try(a); err != nil {
-			c.logf("%v", err)
-		}
+	a, ok := firstLocal(rest)
+	if !ok {
 		return
+	}
+	a = a.logOnly()
+	a.timeout = tellTimeout
+	if _, err := c.try(a); err != nil {
+		c.logf("%v", err)
 	}
 }
 

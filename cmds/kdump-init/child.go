@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
 	"syscall"
 	"time"
 
@@ -26,40 +27,33 @@ const (
 // child runs one attempt to its end or its deadline and relays what it says to
 // the consoles. It returns the exit status.
 func (c *capture) child(a attempt) (status int, err error) {
-	r, w, err := os.Pipe()
+	p, err := newPipes()
 	if err != nil {
 		return 0, err
 	}
-	defer r.Close()
-	beats, beater, err := os.Pipe()
-	if err != nil {
-		w.Close()
-		return 0, err
-	}
-	defer beats.Close()
-	null, err := os.Open(os.DevNull)
-	if err != nil {
-		w.Close()
-		beater.Close()
-		return 0, err
+	defer p.closeReaders()
+	complaints := p.complaint.w
+	if a.hook != "" || a.console() { // in order with the rest of what it says
+		complaints = p.said.w
 	}
 	pid, died, err := c.children.start(a.argv, &syscall.ProcAttr{
 		Env:   append(append(a.env, watchdog.FDVariable+"=3", result.PathVariable+"="+result.RunPath), childEnv()...),
-		Files: []uintptr{null.Fd(), w.Fd(), w.Fd(), beater.Fd()},
+		Files: []uintptr{p.null.Fd(), p.said.w.Fd(), complaints.Fd(), p.beats.w.Fd()},
 		Sys:   &syscall.SysProcAttr{Setpgid: true},
 	})
-	null.Close()
-	w.Close()
-	beater.Close()
+	p.closeWriters()
 	if err != nil {
 		return 0, err
 	}
 	pulse := c.watch(pid, a)
-	go c.guard.follow(beats, pulse)
+	go c.guard.follow(p.beats.r, pulse)
+	var relays sync.WaitGroup
+	relays.Go(func() { c.relay(p.said.r, a, pulse) })
+	relays.Go(func() { c.lastWords(p.complaint.r) })
 	relayed := make(chan struct{})
 	go func() {
 		defer close(relayed)
-		c.relay(r, a, pulse)
+		relays.Wait()
 	}()
 	ws, err := c.await(pid, died, a.timeout, pulse)
 	select { // its last words; a grandchild may hold the pipe open for ever
@@ -115,6 +109,32 @@ func (c *capture) relay(r io.Reader, a attempt, pulse *watchdog.Pulse) {
 			c.log.plain(string(line), consolePatience)
 		default:
 			c.log.fromChild(string(line))
+		}
+	}
+}
+
+// maxLastWords bounds the lines of a dying attempt that are taken down: the trace of
+// a panic has the goroutine that counts first.
+const maxLastWords = 60
+
+// lastWords takes down what an attempt says on standard error: nothing, unless the Go
+// runtime ends it. Its log does not have that, so it goes to the capture's.
+func (c *capture) lastWords(r io.Reader) {
+	defer func() {
+		if e := recover(); e != nil {
+			c.logf("last words: panic: %v", e)
+		}
+	}()
+	lines := bufio.NewReaderSize(r, maxLine)
+	for n := 0; ; n++ {
+		line, _, err := lines.ReadLine()
+		switch {
+		case err != nil:
+			return
+		case n < maxLastWords:
+			c.logf("savecore: %s", line)
+		case n == maxLastWords:
+			c.logf("savecore: and so on")
 		}
 	}
 }

@@ -2,6 +2,8 @@ package main
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -62,6 +64,34 @@ func TestChildThatStandsStill(t *testing.T) {
 		if status != tt.status || (err == nil) != (tt.err == "") || (err != nil && !strings.HasPrefix(err.Error(), tt.err)) {
 			t.Errorf("%s: %d, %v, want %d, %q", tt.name, status, err, tt.status, tt.err)
 		}
+	}
+}
+
+// What the Go runtime says of a panic is in the log of the capture: nobody else has it.
+func TestLastWords(t *testing.T) {
+	for _, tt := range []struct {
+		name, script string
+		want, not    string
+	}{
+		{"a panic", "echo fine; echo 'panic: no memory map' >&2; exit 2", "kdump-init: savecore: panic: no memory map\n", "kdump-init: savecore: fine"},
+		{"without end", "i=0; while [ $i -lt 300 ]; do echo trace $i >&2; i=$((i+1)); done; exit 2", "kdump-init: savecore: and so on\n", "trace 60"},
+	} {
+		said, err := os.Create(filepath.Join(t.TempDir(), "said"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		before := os.Stderr
+		os.Stderr = said // where the log goes that is not open
+		status, err := (&capture{cfg: config.Default()}).child(shell(tt.script, time.Minute))
+		os.Stderr = before
+		if status != 2 || err != nil {
+			t.Errorf("%s: %d, %v", tt.name, status, err)
+		}
+		b, err := os.ReadFile(said.Name())
+		if text := string(b); err != nil || !strings.Contains(text, tt.want) || strings.Contains(text, tt.not) {
+			t.Errorf("%s: %v, the log has\n%s", tt.name, err, text)
+		}
+		said.Close()
 	}
 }
 

@@ -29,8 +29,8 @@ func main() {
 const usage = `Usage: kdump-init -n [-config FILE] [-cmdline WORDS]
 
 kdump-init is the first process of a capture kernel and takes no arguments there.
-With -n it only prints what it would run for a configuration, one savecore
-command line for each target, in the order of the attempts.
+With -n it only prints what it would run for a configuration, in order: hooks, one
+savecore command line for each target, and what follows if one of them fails.
 
 Flags:
 `
@@ -40,7 +40,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	fs := flag.NewFlagSet("kdump-init", flag.ContinueOnError)
 	fs.SetOutput(stderr)
 	fs.Usage = func() { fmt.Fprint(stderr, usage); fs.PrintDefaults() }
-	show := fs.Bool("n", false, "print the plan of attempts")
+	only := fs.Bool("n", false, "print the plan of attempts")
 	path := fs.String("config", configPath, "configuration `file`")
 	words := fs.String("cmdline", "", "kernel command line `words` on top of it")
 	switch err := fs.Parse(args); {
@@ -48,7 +48,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return 0
 	case err != nil:
 		return 2
-	case !*show || fs.NArg() > 0:
+	case !*only || fs.NArg() > 0:
 		fs.Usage()
 		return 2
 	}
@@ -60,9 +60,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	for _, p := range problems {
 		fmt.Fprintf(stderr, "kdump-init: %v\n", p)
 	}
-	for _, a := range plan(cfg, "") {
-		fmt.Fprintln(stdout, a)
-	}
+	show(stdout, cfg)
 	if len(problems) > 0 {
 		return 1
 	}

@@ -43,9 +43,26 @@ func (a attempt) network() bool {
 	return err == nil && spec.Network()
 }
 
+// local says whether its target is on this machine.
+func (a attempt) local() bool {
+	spec, err := targets.Parse(a.argv[len(a.argv)-1])
+	return err == nil && !spec.Network()
+}
+
 // logOnly is the same attempt without the core.
 func (a attempt) logOnly() attempt {
 	a.argv = slices.Insert(slices.Clone(a.argv), 1, "-log-only")
+	return a
+}
+
+// soon is the same attempt with a short time for all of it and for its target.
+func (a attempt) soon(all, target time.Duration) attempt {
+	a.argv, a.timeout = slices.Clone(a.argv), all
+	if i := slices.Index(a.argv, targetTimeoutFlag) + 1; i > 0 {
+		if d, err := time.ParseDuration(a.argv[i]); err != nil || d > target {
+			a.argv[i] = target.String()
+		}
+	}
 	return a
 }
 
@@ -58,8 +75,8 @@ func (a attempt) redacted() string {
 	return attempt{argv: argv}.String()
 }
 
-// plan lists the attempts in order: each target of the configuration, and at
-// last the console, which can always take the kernel log.
+// plan lists the attempts in order: each target of the configuration, and at last
+// the console, which can always take the kernel log.
 func plan(cfg config.Config, elfcorehdr string) []attempt {
 	var list []attempt
 	common := []string{savecorePath, "-kmsg"}
@@ -74,7 +91,7 @@ func plan(cfg config.Config, elfcorehdr string) []attempt {
 		argv := append(common[:len(common):len(common)],
 			"-level", strconv.Itoa(cfg.Level), "-compress", compress, "-format", cfg.Format,
 			"-reserve", config.FormatSize(cfg.Reserve), "-keep", strconv.Itoa(cfg.Keep), "-crash-loop", cfg.CrashLoop.String(), "-workers", strconv.Itoa(cfg.Workers),
-			"-checksum="+strconv.FormatBool(cfg.Checksum), "-target-timeout", targetTimeout(cfg, target).String(), "-mount", mountDir)
+			"-checksum="+strconv.FormatBool(cfg.Checksum), targetTimeoutFlag, targetTimeout(cfg, target).String(), "-stall-timeout", cfg.StallTimeout.String(), "-mount", mountDir)
 		if words := networkWords(cfg, target); words != "" {
 			argv = append(argv, "-network", words)
 		}
@@ -82,6 +99,33 @@ func plan(cfg config.Config, elfcorehdr string) []attempt {
 		list = append(list, attempt{argv: argv, timeout: cfg.AttemptTimeout})
 	}
 	return append(list, attempt{argv: append(common[:len(common):len(common)], "-"), timeout: consoleTimeout})
+}
+
+const targetTimeoutFlag = "-target-timeout"
+
+// The kernel log goes to the first disk behind servers before anything goes to
+// these: it must not depend on them. That takes a second or two.
+const (
+	logFirstTimeout = 30 * time.Second
+	logFirstWait    = 5 * time.Second // for the disk to appear
+)
+
+// logFirst is that attempt; it is not needed where a disk comes first.
+func logFirst(list []attempt) (a attempt, ok bool) {
+	if !list[0].network() {
+		return a, false
+	}
+	a, ok = firstLocal(list)
+	return a.logOnly().soon(logFirstTimeout, logFirstWait), ok
+}
+
+// firstLocal is the first attempt of list whose target is on this machine.
+func firstLocal(list []attempt) (a attempt, ok bool) {
+	i := slices.IndexFunc(list, attempt.local)
+	if i < 0 {
+		return attempt{argv: []string{savecorePath}}, false
+	}
+	return list[i], true
 }
 
 // consoleTimeout bounds the last resort: a serial line at 9600 baud takes two

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/ukdump/ukdump/internal/result"
 	"github.com/ukdump/ukdump/pkg/config"
 )
 
@@ -19,7 +20,7 @@ func TestPlan(t *testing.T) {
 		t.Fatalf("%d attempts, want one for each target and the console", len(got))
 	}
 	want := "/bbin/savecore -kmsg -elfcorehdr 0x9000000 -level 17 -compress zstd:3 -format kdump -reserve 64M -keep 5 -crash-loop 5/60 -workers 0 " +
-		"-checksum=true -target-timeout 30s -mount /mnt 'disk:///a?dev=LABEL=A&fstype=xfs'"
+		"-checksum=true -target-timeout 30s -stall-timeout 2m0s -mount /mnt 'disk:///a?dev=LABEL=A&fstype=xfs'"
 	if got[0].String() != want {
 		t.Errorf("first attempt:\n%s\nwant\n%s", got[0], want)
 	}
@@ -47,6 +48,41 @@ func TestLogOnly(t *testing.T) {
 	before := list[1].String()
 	if got, want := list[1].logOnly().String(), strings.Replace(before, "savecore", "savecore -log-only", 1); got != want || list[1].String() != before {
 		t.Errorf("got %s\nwant %s\nleft %s", got, want, list[1])
+	}
+}
+
+// The kernel log is on a disk before a server gets the long core, and a disk that is
+// not there does not keep the server waiting.
+func TestLogFirst(t *testing.T) {
+	for _, tt := range []struct {
+		targets []string
+		first   string // target of that attempt, "": there is none
+	}{
+		{nil, ""},
+		{[]string{"nfs://h/x"}, ""},
+		{[]string{"disk:///a?dev=LABEL=A"}, ""},
+		{[]string{"disk:///a?dev=LABEL=A", "nfs://h/x"}, ""},
+		{[]string{"nfs://h/x", "disk:///a?dev=LABEL=A"}, "disk:///a?dev=LABEL=A"},
+		{[]string{"nfs://h/x", "nfs://h/y", "disk:///a?dev=LABEL=A", "disk:///b?dev=LABEL=A"}, "disk:///a?dev=LABEL=A"},
+	} {
+		cfg := config.Default()
+		cfg.Targets = tt.targets
+		list := plan(cfg, "")
+		a, ok := logFirst(list)
+		if ok != (tt.first != "") {
+			t.Errorf("%q: the log first: %v", tt.targets, ok)
+		}
+		if !ok {
+			continue
+		}
+		if text := a.String(); a.target() != tt.first || a.timeout != logFirstTimeout || !strings.Contains(text, " -log-only ") || !strings.Contains(text, " -target-timeout 5s ") {
+			t.Errorf("%q: first attempt %s, want -log-only and a short -target-timeout", tt.targets, text)
+		}
+		for _, b := range list {
+			if strings.Contains(b.String(), "-log-only") || strings.Contains(b.String(), "-target-timeout 5s") {
+				t.Errorf("%q: the first attempt has changed %s", tt.targets, b)
+			}
+		}
 	}
 }
 
@@ -101,5 +137,61 @@ func TestRunShowsThePlan(t *testing.T) {
 		if !strings.Contains(out.String(), tt.out) || !strings.Contains(errs.String(), tt.errs) {
 			t.Errorf("%s: printed %q and complained %q", tt.name, &out, &errs)
 		}
+	}
+}
+
+// The console tells why a target was given up, and not only a number.
+func TestWhyNot(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "result.json")
+	a := attempt{argv: []string{savecorePath, "sftp://h/x"}}
+	if got := whyNot(path, a, 1); got != "savecore: exit status 1" {
+		t.Errorf("without a result: %q", got)
+	}
+	r := &result.Result{Attempts: []result.Attempt{{Target: "sftp://h/x", Error: "no route\nno cable"}}}
+	if err := r.Store(path); err != nil {
+		t.Fatal(err)
+	}
+	if got := whyNot(path, a, 1); got != "no route; no cable" {
+		t.Errorf("with one: %q", got)
+	}
+	a.argv[1] = "disk:///x?dev=/dev/vda"
+	if got := whyNot(path, a, 3); got != "savecore: exit status 3" {
+		t.Errorf("with that of another target: %q", got)
+	}
+}
+
+// The plan shows hooks, and that the kernel log goes to the local disk before servers
+// are tried. Every line that is no comment is one that a shell takes.
+func TestShow(t *testing.T) {
+	cfg := config.Default()
+	cfg.Targets = []string{"nfs://h/x", "sftp://u@h/y?key=/k&known_hosts=/h", "disk:///a?dev=LABEL=A&fstype=xfs"}
+	cfg.Pre, cfg.Post, cfg.Failure = []string{"/bin/blink it"}, []string{"/bin/tell"}, config.Shell
+	var out bytes.Buffer
+	show(&out, cfg)
+	var lines []string
+	for line := range strings.Lines(out.String()) {
+		if !strings.HasPrefix(line, "#") {
+			lines = append(lines, strings.TrimSuffix(line, "\n"))
+		}
+	}
+	want := []string{"'/bin/blink it'", "/bbin/savecore -log-only * -target-timeout 5s *disk:*'", "/bbin/savecore -kmsg * nfs://h/x",
+		"/bbin/savecore -kmsg * 'sftp://u@h/y?*'", "/bbin/savecore -kmsg * -target-timeout 30s *disk:*", "/bbin/savecore -kmsg -",
+		"/bbin/savecore -log-only * -target-timeout *disk:*'", "/bin/tell"}
+	if len(lines) != len(want) {
+		t.Fatalf("%d lines, want %d:\n%s", len(lines), len(want), &out)
+	}
+	for i, w := range want {
+		rest := lines[i]
+		for _, part := range strings.Split(w, "*") {
+			_, after, ok := strings.Cut(rest, part)
+			if !ok {
+				t.Errorf("line %d: %s\nwant %s", i+1, lines[i], w)
+				break
+			}
+			rest = after
+		}
+	}
+	if !strings.Contains(out.String(), "# then reboot, and if the core was not saved shell") {
+		t.Errorf("no end:\n%s", &out)
 	}
 }

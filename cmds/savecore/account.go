@@ -13,7 +13,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ukdump/ukdump/internal/result"
-	"github.com/ukdump/ukdump/pkg/dump"
 	"github.com/ukdump/ukdump/pkg/targets"
 )
 
@@ -67,6 +66,10 @@ func (c *account) file(name string, size int64) {
 	c.files = append(c.files, result.File{Name: name, Bytes: size})
 }
 
+func (c *account) has(name string) bool {
+	return slices.ContainsFunc(c.files, func(f result.File) bool { return f.Name == name })
+}
+
 // seconds are precise enough to milliseconds, and shorter.
 func seconds(d time.Duration) float64 { return d.Round(time.Millisecond).Seconds() }
 
@@ -98,12 +101,13 @@ func (a *attempt) result(status int) *result.Result {
 	r := *c.before
 	r.Attempts = append(slices.Clone(r.Attempts), c.attempt)
 	r.Seconds = c.since(a.o.kmsg)
-	if a.core != nil {
-		r.Host, r.Kernel, r.CrashTime = a.uname.Nodename, a.uname.Release, dump.CrashTime(a.core).UTC()
-	}
+	r.Host, r.Kernel, r.CrashTime = a.uname.Nodename, a.uname.Release, crashTime(a.core).UTC()
 	worth := []string{result.SavedNothing, result.SavedLog, result.SavedAll}
 	if slices.Index(worth, c.attempt.Saved) > slices.Index(worth, r.Saved) {
 		r.Saved, r.Target, r.Directory, r.Files, r.Lost = c.attempt.Saved, c.attempt.Target, a.dir, c.files, c.lost
+	}
+	if r.Saved == result.SavedNothing {
+		r.Lost = c.lost
 	}
 	if c.meter != nil {
 		least := 0
@@ -134,8 +138,7 @@ func kib(n int) string { return mib(uint64(n) << 10) }
 // saveResult writes result.json beside the dump. status is what the attempt would
 // end with now.
 func (a *attempt) saveResult(ctx context.Context, status int) error {
-	_, err := a.writeFile(ctx, result.Name, func(w io.Writer) error { return a.result(status).Write(w) })
-	return err
+	return a.writeAgain(ctx, result.Name, func(w io.Writer) error { return a.result(status).Write(w) })
 }
 
 // storeUnfinished tells of the log that is safe, in case that nothing else is told.

@@ -12,6 +12,7 @@ import (
 	"github.com/ukdump/ukdump/internal/modules"
 	"github.com/ukdump/ukdump/internal/watchdog"
 	"github.com/ukdump/ukdump/pkg/dump"
+	"github.com/ukdump/ukdump/pkg/kdumpfile"
 	"github.com/ukdump/ukdump/pkg/memmap"
 	"github.com/ukdump/ukdump/pkg/netcfg"
 	"github.com/ukdump/ukdump/pkg/targets"
@@ -60,12 +61,16 @@ func (a *attempt) run(ctx context.Context) int {
 
 // toTarget saves the core on the target. The error is what kept it from saving all.
 func (a *attempt) toTarget(ctx context.Context) (status int, err error) {
+	defer a.leaveNetwork()
 	if err := a.account.step("open core", a.openCore); err != nil {
 		a.log.printf("no core: %v", err)
-		return exitNothing, fmt.Errorf("no core: %w", err)
+		err = fmt.Errorf("no core: %w", err)
+		if a.account.path != "" { // a capture, whose own log is all that there is
+			err = errors.Join(err, a.saveWhy(ctx, err))
+		}
+		return exitNothing, err
 	}
 	defer a.core.Close()
-	defer a.leaveNetwork()
 	if err := a.openTarget(ctx); err != nil {
 		a.log.printf("target: %v", err)
 		return exitNothing, err
@@ -80,6 +85,19 @@ func (a *attempt) toTarget(ctx context.Context) (status int, err error) {
 		}
 	}
 	return status, err
+}
+
+// saveWhy leaves on the target how it went, and why nothing else is there.
+func (a *attempt) saveWhy(ctx context.Context, why error) error {
+	a.account.lose("everything: %v", why)
+	if err := a.openTarget(ctx); err != nil {
+		a.log.printf("target: %v", err)
+		return err
+	}
+	a.saveAccount(ctx, exitNothing)
+	a.log.printf("saved only the log of the capture in %s on %s", a.dir, targets.Redacted(a.o.target))
+	a.beat.Beat(closeGrace)
+	return a.account.step("close target", a.target.Close)
 }
 
 // save saves in the order of worth: the kernel log, then the core, then how it
@@ -100,7 +118,9 @@ func (a *attempt) save(ctx context.Context) (status int, err error) {
 	case logErr == nil:
 		status = exitLogOnly
 	}
-	a.saveAccount(context.WithoutCancel(ctx), status)
+	telling, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.tellingTime(errors.Join(logErr, coreErr)))
+	defer cancel()
+	a.saveAccount(telling, status)
 	switch status {
 	case exitSaved:
 		if !a.o.logOnly {
@@ -114,9 +134,19 @@ func (a *attempt) save(ctx context.Context) (status int, err error) {
 	return status, errors.Join(logErr, coreErr)
 }
 
+// tellingTime is for how it went. Where it went wrong the server may be gone, and the
+// next target waits; and it is less than the 10 s that PID 1 gives an attempt that it
+// has told to end.
+func (a *attempt) tellingTime(err error) time.Duration {
+	if err != nil {
+		return min(8*time.Second, a.o.stallTimeout)
+	}
+	return a.o.stallTimeout
+}
+
 func (a *attempt) saveCoreIfAsked(ctx context.Context) error {
 	if a.o.logOnly {
-		a.account.lose("the core: only the kernel log was asked for")
+		a.account.lose("the core: it was left to other targets")
 		return nil
 	}
 	err := a.account.step("core", func() error { return a.saveCore(ctx) })
@@ -145,8 +175,14 @@ func (a *attempt) saveAccount(ctx context.Context, status int) {
 	}
 }
 
-// openCore opens the core, or old memory itself where the kernel offers none.
+// openCore opens the core, or old memory itself where the kernel offers none. a.core
+// is nil after an error.
 func (a *attempt) openCore() (err error) {
+	defer func() {
+		if err != nil {
+			a.core = nil
+		}
+	}()
 	st, statErr := os.Stat(a.o.core)
 	if statErr == nil && (st.Size() > 0 || !st.Mode().IsRegular()) {
 		a.core, err = vmcore.Open(a.o.core)
@@ -207,12 +243,14 @@ func (a *attempt) printLog() int {
 func (a *attempt) openTarget(ctx context.Context) error {
 	start := time.Now()
 	o := targets.Options{Log: a.log.printf, MountDir: a.o.mountDir, Driver: loadDriver}
+	o.Stall, o.Reconnect = patience(a.o.stallTimeout)
 	if a.needsNetwork() {
-		if err := a.reach(ctx, "network", func(ctx context.Context) error { return a.bringNetwork(ctx, &o) }); err != nil {
+		if err := a.reach(ctx, "network", a.o.targetTimeout, func(ctx context.Context) error { return a.bringNetwork(ctx, &o) }); err != nil {
 			return err
 		}
 	}
-	err := a.reach(ctx, "open target", func(ctx context.Context) (err error) {
+	left := max(a.o.targetTimeout-time.Since(start), min(leastOpen, a.o.targetTimeout))
+	err := a.reach(ctx, "open target", left, func(ctx context.Context) (err error) {
 		a.target, err = targets.Open(ctx, a.o.target, o)
 		return err
 	})
@@ -224,12 +262,24 @@ func (a *attempt) openTarget(ctx context.Context) error {
 	return nil
 }
 
-// reach is a step on the way to the target, which has the time that the
-// configuration gives it.
-func (a *attempt) reach(ctx context.Context, name string, step func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, a.o.targetTimeout)
+// leastOpen is what is left for a server that answers, when its network has taken
+// nearly all the time that there was.
+const leastOpen = 30 * time.Second
+
+// patience shares out the time that a server may do nothing: until its connection is
+// given up, and for getting another one. An eighth is left for telling of it before
+// PID 1 ends the attempt.
+func patience(all time.Duration) (stall, reconnect time.Duration) {
+	const most = 30 * time.Second // a server that says nothing for longer is gone
+	stall = min(all/4, most)
+	return stall, all - all/8 - stall
+}
+
+// reach is a step on the way to the target.
+func (a *attempt) reach(ctx context.Context, name string, within time.Duration, step func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
-	a.beat.Beat(a.o.targetTimeout)
+	a.beat.Beat(within)
 	defer a.beat.Beat(0)
 	return a.account.step(name, func() error { return step(ctx) })
 }
@@ -263,7 +313,7 @@ func (a *attempt) saveLog(ctx context.Context) error {
 	})
 	if errors.Is(err, fs.ErrExist) {
 		a.log.printf("vmcore-dmesg.txt is there already, from an earlier attempt")
-		return nil
+		return a.sumLog()
 	}
 	if err != nil {
 		return err
@@ -272,8 +322,39 @@ func (a *attempt) saveLog(ctx context.Context) error {
 	return nil
 }
 
+// sumLog adds the kernel log that an earlier attempt saved to what this one sums up.
+func (a *attempt) sumLog() error {
+	var size counter
+	s := newSum("vmcore-dmesg.txt", &size)
+	if _, err := triage.Log(a.core, s, triage.LogOptions{}); err != nil {
+		return err
+	}
+	a.sums.add(s)
+	a.account.file(s.name, int64(size))
+	return nil
+}
+
+// counter counts the bytes that are written to it.
+type counter int64
+
+func (c *counter) Write(p []byte) (int, error) {
+	*c += counter(len(p))
+	return len(p), nil
+}
+
 func (a *attempt) saveCaptureLog(ctx context.Context) error {
-	_, err := a.writeFile(ctx, "capture.log", a.log.save)
+	return a.writeAgain(ctx, "capture.log", a.log.save)
+}
+
+// writeAgain is writeFile for what tells how it went: what an earlier attempt has
+// told is known to this one. But the account of a core stays with it.
+func (a *attempt) writeAgain(ctx context.Context, name string, write func(io.Writer) error) error {
+	_, err := a.writeFile(ctx, name, write)
+	if errors.Is(err, fs.ErrExist) && (a.account.has("vmcore") || !a.isComplete(ctx, a.dir)) {
+		if err = a.target.Remove(ctx, a.dir+"/"+name); err == nil {
+			_, err = a.writeFile(ctx, name, write)
+		}
+	}
 	return err
 }
 
@@ -297,9 +378,20 @@ func (a *attempt) writeFile(ctx context.Context, name string, write func(io.Writ
 	return f.Size(), nil
 }
 
-// saveCore writes vmcore, at a stricter level if it does not fit at the one
-// asked for.
+// saveCore writes vmcore, at a stricter level if it does not fit at the one asked
+// for. Readers of the kdump format begin with VMCOREINFO: without it the core is an
+// ELF file, as far as that fits.
 func (a *attempt) saveCore(ctx context.Context) error {
+	if asked := a.o; a.core.Info().Len() == 0 && asked.format != "elf" {
+		a.log.printf("degraded: the crashed kernel left no VMCOREINFO: every page, in an ELF core")
+		a.account.lose("nothing, but without VMCOREINFO the core is an unfiltered ELF file")
+		a.o.format, a.o.compress = "elf", kdumpfile.None.String()
+		_, err := a.saveCoreAt(ctx, a.o.level)
+		if a.o = asked; !errors.Is(err, targets.ErrNoSpace) {
+			return err
+		}
+		a.log.printf("degraded: %v; compressed instead", err)
+	}
 	used, err := a.saveCoreAt(ctx, a.o.level)
 	// Where the level used is not the one asked for, the page array is of no
 	// use, and so it is to a stricter level.

@@ -30,7 +30,15 @@ func directoryName(core *vmcore.Core, u triage.Uname) string {
 	if err != nil || len(boot) < 4 {
 		boot = fmt.Appendf(nil, "%04x", os.Getpid()&0xffff)
 	}
-	return hostName(u.Nodename) + "-" + dump.CrashTime(core).UTC().Format(timeForm) + "-" + string(boot[:4])
+	return hostName(u.Nodename) + "-" + crashTime(core).UTC().Format(timeForm) + "-" + string(boot[:4])
+}
+
+// crashTime is when the kernel crashed; now if there is no core to tell.
+func crashTime(core *vmcore.Core) time.Time {
+	if core == nil {
+		return time.Now()
+	}
+	return dump.CrashTime(core)
 }
 
 // hostName makes a node name fit for a directory: letters, digits, dots, dashes.
@@ -145,7 +153,7 @@ func (s sums) save(ctx context.Context, a *attempt) error {
 	if len(s) == 0 {
 		return nil
 	}
-	_, err := a.writeFile(ctx, "SHA256SUMS", func(w io.Writer) error {
+	return a.writeAgain(ctx, "SHA256SUMS", func(w io.Writer) error {
 		for _, one := range s {
 			if _, err := fmt.Fprintf(w, "%s  %s\n", hex.EncodeToString(one.hash.Sum(nil)), one.name); err != nil {
 				return err
@@ -153,5 +161,4 @@ func (s sums) save(ctx context.Context, a *attempt) error {
 		}
 		return nil
 	})
-	return err
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/ukdump/ukdump/internal/result"
 	"github.com/ukdump/ukdump/internal/targetstest"
 	"github.com/ukdump/ukdump/internal/vmcoretest"
 	"github.com/ukdump/ukdump/pkg/targets"
@@ -160,5 +161,21 @@ func TestExtractNothing(t *testing.T) {
 	command("-target-timeout", "100ms", "raw:///dev/none", "file://"+root).want(t, exitNothing, "open raw:///dev/none")
 	if r := command("-h", "raw://"+dev, "file://"+root); r.status != 0 || !strings.Contains(r.out, "marks them as taken") {
 		t.Errorf("%+v", r)
+	}
+}
+
+// A small partition as the last target takes the kernel log and the account of a crash
+// that no other target could take: from the attempt that brings the log first, too.
+func TestSmallPartitionTakesTheLog(t *testing.T) {
+	core, dev, root := vmcoretest.File(t, unmarked()), partition(t, 8<<20), t.TempDir()
+	t.Setenv(result.PathVariable, filepath.Join(t.TempDir(), "result.json"))
+	command("-core", core, "-progress", "0", "-log-only", "raw://"+dev).want(t, exitSaved)
+	command("-core", core, "-progress", "0", "raw://"+dev).want(t, exitLogOnly, "core not saved")
+	r := command("raw://"+dev, "file://"+root)
+	r.want(t, exitSaved)
+	r = r.extracted(t, root)
+	r.files(t, "result.json", "vmcore-dmesg.txt", "capture.log", "SHA256SUMS")
+	if got := r.read(t, "vmcore-dmesg.txt"); got != panicLine {
+		t.Errorf("%q", got)
 	}
 }

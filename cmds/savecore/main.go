@@ -81,6 +81,7 @@ type options struct {
 	loop          config.Loop
 	workers       int
 	targetTimeout time.Duration // to reach the target
+	stallTimeout  time.Duration // that a server may do nothing, reconnecting included
 	progress      time.Duration // between progress lines
 	mountDir      string
 	network       string // words to bring it up with, autoNetwork, or "": it is as it is
@@ -118,6 +119,7 @@ func parse(args []string, help io.Writer) (o options, err error) {
 	loop := fs.String("crash-loop", d.CrashLoop.String(), "`N/MINUTES`: of more than N crashes of a host in that time, only the first and the\nnewest keep their cores; or off")
 	fs.IntVar(&o.workers, "workers", d.Workers, "compressing `workers`; 0 is one per CPU")
 	fs.DurationVar(&o.targetTimeout, "target-timeout", d.DeviceTimeout, "`time` for the target to appear and answer")
+	fs.DurationVar(&o.stallTimeout, "stall-timeout", d.StallTimeout, "`time` that a server may do nothing, trying to get a lost connection back included")
 	fs.DurationVar(&o.progress, "progress", 2*time.Second, "`time` between progress lines; 0 is none")
 	fs.StringVar(&o.mountDir, "mount", "/mnt", "`directory` to mount a disk on")
 	fs.StringVar(&o.network, "network", "", "bring the network up first, with these `words`: \"ip=dhcp vlan=vlan5:eth0\" for instance;\n\""+autoNetwork+"\" tries every NIC. Without it the network is left as it is")
@@ -173,6 +175,8 @@ func (o *options) check() error {
 		return fmt.Errorf("-workers %d: want a number from 0 (one for each CPU)", o.workers)
 	case o.targetTimeout <= 0:
 		return fmt.Errorf("-target-timeout %s: want a time such as 30s", o.targetTimeout)
+	case o.stallTimeout <= 0:
+		return fmt.Errorf("-stall-timeout %s: want a time such as 2m", o.stallTimeout)
 	}
 	if _, errs := o.plan(); len(errs) > 0 {
 		return fmt.Errorf("-network: %w", errs[0])

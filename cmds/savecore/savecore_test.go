@@ -41,33 +41,7 @@ const machine = `
 	data 0x1003000 "Linux"
 	data 0x1003041 "router-7"
 	data 0x1003082 "6.1.0-test"
-
-	info SYMBOL(prb)=ffffffff81004000
-	info SIZE(printk_ringbuffer)=88
-	info OFFSET(printk_ringbuffer.desc_ring)=0
-	info OFFSET(printk_ringbuffer.text_data_ring)=48
-	info OFFSET(prb_desc_ring.count_bits)=0
-	info OFFSET(prb_desc_ring.descs)=8
-	info OFFSET(prb_desc_ring.infos)=16
-	info OFFSET(prb_desc_ring.head_id)=24
-	info OFFSET(prb_data_ring.size_bits)=0
-	info OFFSET(prb_data_ring.data)=8
-	info OFFSET(atomic_long_t.counter)=0
-	info SIZE(prb_desc)=24
-	info OFFSET(prb_desc.state_var)=0
-	info OFFSET(prb_desc.text_blk_lpos)=8
-	info OFFSET(prb_data_blk_lpos.begin)=0
-	info OFFSET(prb_data_blk_lpos.next)=8
-	info SIZE(printk_info)=88
-	info OFFSET(printk_info.ts_nsec)=8
-	info OFFSET(printk_info.text_len)=16
-	data 0x1004000 0xffffffff81005000
-	data 0x1005000 0 0xffffffff81006000 0xffffffff81007000 7
-	data 0x1005030 10 0xffffffff81008000
-	data 0x1006000 0x8000000000000007 0 16
-	data 0x1007000 1 1000000000 5
-	data 0x1008000 7 "panic"
-`
+` + vmcoretest.OneRecord
 
 const panicLine = "[    1.000000] panic\n"
 
@@ -238,6 +212,29 @@ func TestSaveTwice(t *testing.T) {
 		t.Error("vmcore was changed")
 	}
 	second.files(t, "vmcore-dmesg.txt", "vmcore", "capture.log", "result.json", "SHA256SUMS")
+}
+
+// The kernel log was saved first, and the core comes to the same place: what tells of
+// both is there, not what told of the first.
+func TestSaveLogThenCore(t *testing.T) {
+	core, root := vmcoretest.File(t, machine), t.TempDir()
+	first := save(t, root, core, "-reserve", "0", "-log-only")
+	first.want(t, exitSaved)
+	first.files(t, "vmcore-dmesg.txt", "capture.log", "result.json", "SHA256SUMS")
+	second := save(t, root, core, "-reserve", "0")
+	second.want(t, exitSaved, "vmcore-dmesg.txt is there already")
+	second.files(t, "vmcore-dmesg.txt", "vmcore", "capture.log", "result.json", "SHA256SUMS")
+	if log := second.read(t, "capture.log"); !strings.Contains(log, "saved vmcore: ") {
+		t.Errorf("capture.log is the first one's: %s", log)
+	}
+	for _, name := range []string{"vmcore-dmesg.txt", "vmcore", "capture.log", "result.json"} {
+		if !strings.Contains(second.read(t, "SHA256SUMS"), "  "+name+"\n") {
+			t.Errorf("SHA256SUMS does not have %s", name)
+		}
+	}
+	if res, err := result.Load(filepath.Join(second.dir, result.Name)); err != nil || res.Saved != result.SavedAll || len(res.Files) != 3 {
+		t.Errorf("result.json: %+v, %v; want all saved, and three files", res, err)
+	}
 }
 
 // What an attempt that was killed has left does not stop the next.
@@ -641,5 +638,93 @@ func TestNoChecksum(t *testing.T) {
 	r.want(t, exitSaved, "saved vmcore")
 	if sums := r.read(t, "SHA256SUMS"); strings.Contains(sums, " vmcore\n") || !strings.Contains(sums, " vmcore-dmesg.txt\n") {
 		t.Errorf("SHA256SUMS:\n%s", sums)
+	}
+}
+
+// Readers of the kdump format begin with VMCOREINFO. A core without is saved as an ELF
+// file of all its pages, and where that does not fit, compressed all the same.
+func TestNoVMCOREINFO(t *testing.T) {
+	for _, tt := range []struct {
+		name, text, magic string
+		said              []string
+	}{
+		{"fits", "noinfo\nload 0 32M\npattern 0x2000 4M\n", "\x7fELF", []string{"every page, in an ELF core"}},
+		{"does not fit", "noinfo\nload 0 32M\nfill 0x2000 30M 7\n", "KDUMP   ", []string{"every page, in an ELF core", "compressed instead"}},
+	} {
+		root, core := targetstest.Mount(t, "none", "tmpfs", 0, "size=24m"), vmcoretest.File(t, tt.text)
+		var out, errs bytes.Buffer
+		status := run([]string{"-core", core, "-progress", "0", "-reserve", "2M", "file://" + root}, &out, &errs)
+		names, _ := filepath.Glob(filepath.Join(root, "localhost-*", "vmcore"))
+		if status != exitSaved || len(names) != 1 {
+			t.Fatalf("%s: exit status %d, dumps %q:\n%s", tt.name, status, names, &out)
+		}
+		b, err := os.ReadFile(names[0])
+		if err != nil || !strings.HasPrefix(string(b), tt.magic) {
+			t.Errorf("%s: %v, begins with %q", tt.name, err, b[:8])
+		}
+		for _, s := range tt.said {
+			if !strings.Contains(out.String(), s) {
+				t.Errorf("%s: it does not say %q:\n%s", tt.name, s, &out)
+			}
+		}
+		got, err := vmcore.OpenFiles(names[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer got.Close()
+		page, want := make([]byte, 4096), make([]byte, 4096)
+		raw, err := vmcore.Open(core)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer raw.Close()
+		for paddr := uint64(0); paddr < 32<<20; paddr += 4096 {
+			if err := errors.Join(got.ReadPhys(page, paddr), raw.ReadPhys(want, paddr)); err != nil || !bytes.Equal(page, want) {
+				t.Fatalf("%s: page %#x: %v", tt.name, paddr, err)
+			}
+		}
+	}
+}
+
+// A capture that has no core to read leaves its log and the reason on the target.
+func TestNoCoreButItsLog(t *testing.T) {
+	root, state := t.TempDir(), filepath.Join(t.TempDir(), "result.json")
+	t.Setenv(result.PathVariable, state)
+	var out, errs bytes.Buffer
+	status := run([]string{"-core", filepath.Join(root, "none"), "-devmem", "/dev/null", "-elfcorehdr", "0x1000", "file://" + root}, &out, &errs)
+	names, _ := filepath.Glob(filepath.Join(root, "localhost-*", "*"))
+	for i := range names {
+		names[i] = filepath.Base(names[i])
+	}
+	if want := []string{"SHA256SUMS", "capture.log", "result.json"}; status != exitNothing || !slices.Equal(names, want) {
+		t.Fatalf("exit status %d, files %q, want %q:\n%s", status, names, want, &out)
+	}
+	r, err := result.Newest(root)
+	if err != nil || r.Saved != result.SavedNothing || r.CrashTime.IsZero() || len(r.Lost) == 0 {
+		t.Errorf("result: %+v, %v", r, err)
+	}
+	last, err := result.Load(state)
+	if err != nil || len(last.Attempts) != 1 || !strings.Contains(last.Attempts[0].Error, "no core: ") {
+		t.Errorf("result for the next attempt: %+v, %v", last, err)
+	}
+}
+
+// The kernel log that was saved first, on the disk behind a server, is not in the way of
+// the whole dump there, nor of the account of the dump on the server.
+func TestLogFirstThenAll(t *testing.T) {
+	core, root := vmcoretest.File(t, machine), t.TempDir()
+	t.Setenv(result.PathVariable, filepath.Join(t.TempDir(), "result.json"))
+	first := save(t, root, core, "-reserve", "0", "-log-only")
+	first.want(t, exitSaved)
+	first.files(t, "vmcore-dmesg.txt", "capture.log", "result.json", "SHA256SUMS")
+	again := save(t, root, core, "-reserve", "0", "-log-only")
+	again.want(t, exitSaved)
+	again.files(t, "vmcore-dmesg.txt", "capture.log", "result.json", "SHA256SUMS")
+	all := save(t, root, core, "-reserve", "0")
+	all.want(t, exitSaved)
+	all.files(t, "vmcore-dmesg.txt", "vmcore", "capture.log", "result.json", "SHA256SUMS")
+	r, err := result.Newest(root)
+	if err != nil || r.Saved != result.SavedAll || len(r.Attempts) != 3 {
+		t.Errorf("result: %+v, %v", r, err)
 	}
 }

@@ -50,7 +50,7 @@ func printable(s string) string {
 			return ' '
 		}
 		return r
-	}, s))
+	}, strings.ToValidUTF8(s, "?")))
 }
 
 // readReply reads one reply. Errors that are not the connection's mean that

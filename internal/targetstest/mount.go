@@ -11,11 +11,19 @@ import (
 )
 
 // Main is for TestMain of tests that mount: as root they run in a mount
-// namespace of their own, so that nothing stays behind.
+// namespace of their own, so that nothing stays behind. There, prepare comes
+// before the tests; they tell what is missing where it fails.
 //
 //	func TestMain(m *testing.M) { os.Exit(targetstest.Main(m)) }
-func Main(m *testing.M) int {
+func Main(m *testing.M, prepare ...func() error) int {
 	const inside = "UKDUMP_TEST_MOUNTS"
+	if os.Getenv(inside) != "" {
+		for _, p := range prepare {
+			if err := p(); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+			}
+		}
+	}
 	if os.Geteuid() != 0 || os.Getenv(inside) != "" {
 		return m.Run()
 	}

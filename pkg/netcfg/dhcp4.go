@@ -265,13 +265,13 @@ func (j *job) takeLease4(l link, lease *lease4) {
 			gateway = ", gateway " + r.Gateway.String()
 		}
 	}
+	j.n.addServers(lease.dns, lease.search)
+	j.n.addRoutes()
 	if err := errors.Join(errs...); err != nil {
 		j.set(stepLease4, failed, "lease of %s: %v", lease.address, err)
 	} else {
 		j.set(stepLease4, done, "has %s%s from DHCP server %s", lease.address, gateway, lease.server)
 	}
-	j.n.addServers(lease.dns, lease.search)
-	j.n.addRoutes()
 	j.n.events.fire()
 }
 

@@ -248,9 +248,9 @@ func (j *job) takeLease6(l link, lease *lease6) {
 			netlink.AddrDel(l.handle(), &old)
 		}
 	}
-	j.set(stepLease6, done, "has %s from DHCPv6 server", lease.address)
 	j.n.addServers(lease.dns, lease.search)
 	j.n.addRoutes()
+	j.set(stepLease6, done, "has %s from DHCPv6 server", lease.address)
 	j.n.events.fire()
 }
 

@@ -234,8 +234,8 @@ func (j *job) setStatic(index int) {
 	for _, s := range j.static {
 		text += " " + s.Address.String()
 	}
-	j.set(stepStatic, done, "has%s", text)
 	j.n.addRoutes()
+	j.set(stepStatic, done, "has%s", text)
 }
 
 // wants6 tells whether words ask for IPv6.

@@ -160,7 +160,8 @@ func (j *job) addStatic(index int) error {
 }
 
 // addRoutes adds those routes of rd.route= that have become possible: called
-// after each new address.
+// after each new address, and before that step is done, since Up gives up when
+// all steps are done and no route leads to the target.
 func (n *Network) addRoutes() {
 	n.mu.Lock()
 	defer n.mu.Unlock()

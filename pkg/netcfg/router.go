@@ -221,8 +221,8 @@ func (j *job) slaac(ctx context.Context, index int, seen *routerSeen) {
 		case address.IsValid():
 			if had != address.String() {
 				had = address.String()
-				j.set(stepSLAAC, done, "has %s after %s", had, took(start))
 				j.n.addRoutes()
+				j.set(stepSLAAC, done, "has %s after %s", had, took(start))
 				j.n.events.fire()
 			}
 		case duplicate.IsValid():

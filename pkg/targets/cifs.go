@@ -54,29 +54,19 @@ func cifsShare(p string) (share, dir string) {
 }
 
 func cifsOptions(opts string) (flags uintptr, data string, err error) {
-	flags, data, err = mountOptions(opts)
-	if err != nil || data == "" {
-		return flags, data, err
-	}
-	for o := range strings.SplitSeq(data, ",") {
-		key, value, _ := strings.Cut(o, "=")
+	return checkedOptions(opts, func(key, value, option string) string {
 		switch key {
 		case "pass", "password", "pass2", "password2", "credentials", "cred":
-			err = fmt.Errorf("opts=%s: %s: want password-file=FILE in the query of the URL", Redacted("?" + opts)[1:], key)
+			return key + ": want password-file=FILE in the query of the URL"
 		case "user", "username", "domain", "dom", "workgroup", "vers", "seal", "port", "unc", "ip", "addr":
-			err = fmt.Errorf("opts=%s: %s: want %s, and vers=, domain=, seal=1 in its query", opts, o, cifsForm)
-		case "hard":
-			err = fmt.Errorf("opts=%s: %s: a server that is gone would hold up the reboot", opts, o)
+			return option + ": want " + cifsForm + ", and vers=, domain=, seal=1 in its query"
 		case "sec":
 			if strings.HasPrefix(value, "krb5") {
-				err = fmt.Errorf("opts=%s: %s: needs cifs.upcall, which a capture image does not have: want sec=ntlmssp", opts, o)
+				return option + ": needs cifs.upcall, which a capture image does not have: want sec=ntlmssp"
 			}
 		}
-		if err != nil {
-			return 0, "", err
-		}
-	}
-	return flags, data, nil
+		return ""
+	})
 }
 
 // cifsModules has the ciphers too, as the crypto API finds them: the kernel

@@ -2,6 +2,7 @@ package targets_test
 
 import (
 	"errors"
+	"flag"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -14,7 +15,15 @@ import (
 	"github.com/ukdump/ukdump/pkg/targets"
 )
 
-func TestMain(m *testing.M) { os.Exit(targetstest.Main(m)) }
+// The tests of servers wait for most of their time: more of them run at once
+// than there are CPUs.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if p := flag.Lookup("test.parallel"); p.Value.String() == p.DefValue {
+		p.Value.Set("8")
+	}
+	os.Exit(targetstest.Main(m, prepareServers))
+}
 
 func open(t *testing.T, url string) targets.Target {
 	t.Helper()

@@ -50,11 +50,9 @@ type ftpUpload struct {
 }
 
 func newFTPUpload(b *testing.B, kind string, tls func(*ftpd) []string, size int, delay time.Duration) *ftpUpload {
-	u := &ftpUpload{ftpd: newFTPDWith(b, kind, tls), up: upload{data: make([]byte, size), copy: "/srv/data"}}
-	u.makeDir(b, filepath.Join(u.root, "out"), sshUID, 0o700)
-	if err := os.Symlink(filepath.Join(u.root, "out"), "/srv/out"); err != nil {
-		b.Fatal(err)
-	}
+	s := newFTPDWith(b, kind, tls)
+	u := &ftpUpload{ftpd: s, up: upload{data: make([]byte, size), copy: filepath.Join(s.top, "data"), out: filepath.Join(s.root, "out")}}
+	u.makeDir(b, u.up.out, sshUID, 0o700)
 	rng := rand.NewChaCha8([32]byte{})
 	rng.Read(u.up.data)
 	if err := os.WriteFile(u.up.copy, u.up.data, 0o644); err != nil {

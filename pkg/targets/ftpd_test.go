@@ -53,17 +53,13 @@ func newFTPDOn(t testing.TB, host, kind string, more func(*ftpd) []string) *ftpd
 	if os.Getenv("UKDUMP_TEST_MOUNTS") == "" {
 		t.Skip("needs root and a mount namespace, for users of its own")
 	}
-	s := &ftpd{sshd: &sshd{dir: t.TempDir(), root: "/srv/top"}, kind: kind, host: host}
+	s := &ftpd{sshd: &sshd{dir: t.TempDir()}, kind: kind, host: host}
 	s.findProgram(t)
-	s.users(t)
-	mount(t, "tmpfs", "/srv", 0, "mode=0755")
-	s.makeDir(t, "/srv/top", 0, 0o755)
-	s.makeDir(t, "/srv/top/crash", sshUID, 0o700)
+	s.place(t)
 	s.write(t, "password", sshPassword+"\n")
 	s.write(t, "wrong_password", "wrong\n")
 	s.certificate(t, "server", host)
 	s.certificate(t, "other", host)
-	s.port = freePort(t)
 	lines := s.proftpd
 	if kind == "vsftpd" {
 		lines = s.vsftpd
@@ -146,12 +142,6 @@ func (s *ftpd) pin(t testing.TB, name string) string {
 
 func (s *ftpd) vsftpd(t testing.TB) []string {
 	t.Helper()
-	os.MkdirAll("/etc/pam.d", 0o755)
-	pam := s.write(t, "pam", "auth required pam_unix.so\naccount required pam_unix.so\n")
-	if _, err := os.Stat("/etc/pam.d/vsftpd"); err != nil {
-		t.Fatal(err)
-	}
-	mount(t, pam, "/etc/pam.d/vsftpd", syscall.MS_BIND, "")
 	empty := s.file("empty")
 	if err := os.MkdirAll(empty, 0o755); err != nil {
 		t.Fatal(err)
@@ -164,7 +154,7 @@ func (s *ftpd) vsftpd(t testing.TB) []string {
 	return []string{"listen=YES", address, "listen_port=" + fmt.Sprint(s.port), "background=NO", "seccomp_sandbox=NO", "isolate=NO", "isolate_network=NO",
 		"secure_chroot_dir=" + empty, "nopriv_user=nobody", "ftp_username=" + sshUser, "pam_service_name=vsftpd",
 		"anonymous_enable=NO", "local_enable=YES", "write_enable=YES", "local_umask=022",
-		"chroot_local_user=YES", "allow_writeable_chroot=YES", "local_root=" + s.root,
+		"chroot_local_user=YES", "pasv_min_port=35000", "pasv_max_port=60000", "allow_writeable_chroot=YES", "local_root=" + s.root, "anon_root=" + s.root,
 		"xferlog_enable=YES", "log_ftp_protocol=YES", "vsftpd_log_file=" + s.file("log")}
 }
 
@@ -176,7 +166,7 @@ func (s *ftpd) vsftpdTLS() []string {
 
 func (s *ftpd) proftpd(t testing.TB) []string {
 	t.Helper()
-	hash, err := exec.Command("perl", "-e", `print crypt($ARGV[0], '$6$saltsalt$')`, sshPassword).Output()
+	hash, err := cryptPassword()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -186,7 +176,7 @@ func (s *ftpd) proftpd(t testing.TB) []string {
 	return []string{"ServerType standalone", "ModulePath " + modules, "UseIPv6 off", "DefaultAddress " + s.host, "SocketBindTight on", "Port " + fmt.Sprint(s.port),
 		"User nobody", "Group nogroup", "AuthUserFile " + s.file("users"), "AuthOrder mod_auth_file.c", "RequireValidShell off",
 		"DefaultRoot " + s.root, "Umask 022", "AllowStoreRestart on", "AllowOverwrite on", "UseReverseDNS off", "WtmpLog off", "TransferLog none",
-		"PidFile " + s.file("pid"), "ScoreboardFile " + s.file("scoreboard"), "DelayTable none", "SystemLog " + s.file("log"), "MaxInstances none"}
+		"PassivePorts 35000 60000", "PidFile " + s.file("pid"), "ScoreboardFile " + s.file("scoreboard"), "DelayTable none", "SystemLog " + s.file("log"), "MaxInstances none"}
 }
 
 // proftpdTLS are lines for TLS of one version, "TLSv1.2" or "TLSv1.3".

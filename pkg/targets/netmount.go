@@ -22,6 +22,26 @@ type netMount struct {
 	stall time.Duration
 }
 
+// checkedOptions are flags and data of opts=. wrong says what is wrong with an
+// option that is decided elsewhere, and how it is said there; or nothing.
+func checkedOptions(opts string, wrong func(key, value, option string) string) (flags uintptr, data string, err error) {
+	flags, data, err = mountOptions(opts)
+	if err != nil || data == "" {
+		return flags, data, err
+	}
+	for o := range strings.SplitSeq(data, ",") {
+		key, value, _ := strings.Cut(o, "=")
+		says := wrong(key, value, o)
+		if key == "hard" {
+			says = o + ": a server that is gone would hold up the reboot"
+		}
+		if says != "" {
+			return 0, "", fmt.Errorf("%s: %s", Redacted("?opts=" + opts)[1:], says)
+		}
+	}
+	return flags, data, nil
+}
+
 // peer is the server, as it was just reached.
 type peer struct {
 	addr  netip.Addr // of the server

@@ -60,8 +60,8 @@ func TestNFSData(t *testing.T) {
 
 func TestCIFSData(t *testing.T) {
 	for _, c := range []struct{ url, password, want string }{
-		{"cifs://u@h/s?password-file=/p", "pw", "ip=192.0.2.1,user=u,pass=pw,soft,echo_interval=10,uid=0,gid=0,file_mode=0600,dir_mode=0700,vers=default"},
-		{"cifs://u%20v@h:1445/s/d?password-file=/p&vers=3.1.1&domain=KDUMP&seal=1&opts=nobrl", "a,b,,=", "ip=192.0.2.1,user=u v,pass=a,,b,,,,=,soft,echo_interval=10,uid=0,gid=0,file_mode=0600,dir_mode=0700,vers=3.1.1,port=1445,domain=KDUMP,seal,nobrl"},
+		{"cifs://u@h/s?password-file=/p", "pw", "ip=192.0.2.1,user=u,pass=pw,soft,cache=none,echo_interval=10,uid=0,gid=0,file_mode=0600,dir_mode=0700,vers=default"},
+		{"cifs://u%20v@h:1445/s/d?password-file=/p&vers=3.1.1&domain=KDUMP&seal=1&opts=nobrl", "a,b,,=", "ip=192.0.2.1,user=u v,pass=a,,b,,,,=,soft,cache=none,echo_interval=10,uid=0,gid=0,file_mode=0600,dir_mode=0700,vers=3.1.1,port=1445,domain=KDUMP,seal,nobrl"},
 	} {
 		s := mustParse(t, c.url)
 		_, extra, err := cifsOptions(s.Opts)

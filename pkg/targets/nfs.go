@@ -62,31 +62,21 @@ func nfsVersions(wanted ...string) (all []string) {
 
 // nfsOptions are flags and data of opts=, without what is decided here.
 func nfsOptions(opts string) (flags uintptr, data string, err error) {
-	flags, data, err = mountOptions(opts)
-	if err != nil || data == "" {
-		return flags, data, err
-	}
-	for o := range strings.SplitSeq(data, ",") {
-		key, value, _ := strings.Cut(o, "=")
+	return checkedOptions(opts, func(key, value, option string) string {
 		switch key {
-		case "hard":
-			err = fmt.Errorf("opts=%s: %s: a server that is gone would hold up the reboot", opts, o)
 		case "vers", "nfsvers", "minorversion", "v3", "v4", "v4.0", "v4.1", "v4.2", "mountport":
-			err = fmt.Errorf("opts=%s: %s: want vers= and mountport= in the query of the URL", opts, o)
+			return option + ": want vers= and mountport= in the query of the URL"
 		case "port":
-			err = fmt.Errorf("opts=%s: %s: want nfs://HOST:%s/", opts, o, value)
+			return option + ": want nfs://HOST:" + value + "/"
 		case "addr", "mountaddr", "clientaddr", "mounthost":
-			err = fmt.Errorf("opts=%s: %s: is found by itself", opts, o)
+			return option + ": is found by itself"
 		case "sec":
 			if strings.HasPrefix(value, "krb5") {
-				err = fmt.Errorf("opts=%s: %s: needs rpc.gssd, which a capture image does not have: want sec=sys", opts, o)
+				return option + ": needs rpc.gssd, which a capture image does not have: want sec=sys"
 			}
 		}
-		if err != nil {
-			return 0, "", err
-		}
-	}
-	return flags, data, nil
+		return ""
+	})
 }
 
 // nfsModules are what mount(2) needs; the rest is found as what these depend on.

@@ -117,6 +117,7 @@ func put(t *testing.T, tg targets.Target, name, text string) {
 // What a device must not be used for is refused, byte for byte untouched, and
 // with force=1 it is used, and looks like nothing else afterwards.
 func TestRawRefuses(t *testing.T) {
+	t.Parallel()
 	at := func(off int64, text string) func(*testing.T, string) {
 		return func(t *testing.T, file string) { poke(t, file, off, text) }
 	}
@@ -363,6 +364,7 @@ func TestRawDamage(t *testing.T) {
 
 // A power cut in a large file leaves what was safe at the last checkpoint.
 func TestRawCheckpoint(t *testing.T) {
+	t.Parallel()
 	dev := targetstest.Loop(t, blank(t, 320<<20))
 	tg := open(t, "raw://"+dev)
 	f, err := tg.Create(t.Context(), "d/vmcore")
@@ -420,6 +422,7 @@ func TestRawURLs(t *testing.T) {
 // Too many files for the catalogue are told of as no space, and what is there
 // stays readable.
 func TestRawManyFiles(t *testing.T) {
+	t.Parallel()
 	dev := used(t, 10<<20)
 	tg := open(t, "raw://"+dev)
 	defer tg.Close()

@@ -22,6 +22,7 @@ import (
 
 // The account has SFTP alone, in a chroot, as it should on a real server.
 func TestSFTP(t *testing.T) {
+	t.Parallel()
 	s := newSSHD(t)
 	targetstest.RunServer(t, s.server(t))
 }
@@ -29,15 +30,18 @@ func TestSFTP(t *testing.T) {
 // A server that knows neither limits@openssh.com nor fsync@openssh.com: the
 // one of the Go library, in its own process behind sshd.
 func TestSFTPOtherServer(t *testing.T) {
-	s := newSSHD(t, "ChrootDirectory none", "ForceCommand UKDUMP_TEST_SFTP_SERVER=1 /srv/server -test.run=^TestSFTPServerProcess$")
+	t.Parallel()
+	s := newSSHDWith(t, func(s *sshd) []string {
+		return []string{"ChrootDirectory none", "ForceCommand UKDUMP_TEST_SFTP_SERVER=1 " + s.top + "/server -test.run=^TestSFTPServerProcess$"}
+	})
 	self, err := os.ReadFile("/proc/self/exe")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile("/srv/server", self, 0o755); err != nil {
+	if err := os.WriteFile(s.top+"/server", self, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	dir := "/srv/top/crash/store"
+	dir := s.root + "/crash/store"
 	targetstest.Run(t, targetstest.Store{
 		Open: func(t *testing.T) targets.Target { return open(t, s.url(dir[1:])) },
 		Read: func(name string) ([]byte, error) { return os.ReadFile(filepath.Join(dir, name)) },
@@ -105,6 +109,7 @@ func (s *sshd) open(t *testing.T, url string, o targets.Options) targets.Target 
 }
 
 func TestSFTPLogin(t *testing.T) {
+	t.Parallel()
 	s := newSSHD(t)
 	known := "known_hosts=" + s.file("known_hosts")
 	for name, word := range map[string]string{
@@ -125,6 +130,7 @@ func TestSFTPLogin(t *testing.T) {
 
 // The server has keys of three types and shows the one that it is asked for.
 func TestSFTPHostKeys(t *testing.T) {
+	t.Parallel()
 	s := newSSHD(t)
 	hosts := func(name, text string) string { return "known_hosts=" + s.write(t, name, text) }
 	ported := strings.ReplaceAll(s.known(t, "host_ed25519"), "127.0.0.1", fmt.Sprintf("[127.0.0.1]:%d", s.port))
@@ -148,6 +154,7 @@ func TestSFTPHostKeys(t *testing.T) {
 		"fingerprints, one of another": "fingerprint=" + s.fingerprint(t, "host_other") + "," + s.fingerprint(t, "host_ecdsa"),
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			line := targetstest.NewLine(t)
 			tg := s.open(t, s.url("crash", "key="+s.file("user_ed25519"), word), targets.Options{Dial: line.Dial, Log: t.Logf})
 			defer tg.Close()
@@ -160,6 +167,7 @@ func TestSFTPHostKeys(t *testing.T) {
 }
 
 func TestSFTPHostCertificate(t *testing.T) {
+	t.Parallel()
 	s := newSSHD(t)
 	s.kill(t)
 	s.keygen(t, "-s", s.file("ca"), "-I", "host", "-h", "-n", "127.0.0.1,localhost", "-V", "-1h:+1h", s.file("host_ed25519.pub"))
@@ -185,12 +193,14 @@ func TestSFTPHostCertificate(t *testing.T) {
 
 // Accounts that have no SFTP are told apart from servers that are away.
 func TestSFTPNotOffered(t *testing.T) {
+	t.Parallel()
 	for name, line := range map[string]string{
 		"no subsystem":    "Subsystem none /bin/false",
 		"a shell's words": "ForceCommand echo Welcome to the machine; exec cat",
 		"nothing":         "ForceCommand true",
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			s := newSSHD(t, "ChrootDirectory none", line)
 			if name == "no subsystem" {
 				s.kill(t)
@@ -212,13 +222,17 @@ func TestSFTPNotOffered(t *testing.T) {
 // A server whose SSH answers and whose SFTP does not, as when its disk hangs:
 // keepalives alone would never find out.
 func TestSFTPServerHangs(t *testing.T) {
-	const note = "/srv/pid"
-	s := newSSHD(t, "ChrootDirectory none", "ForceCommand read pid rest < /proc/self/stat; echo $pid > "+note+"; exec /usr/lib/openssh/sftp-server")
+	t.Parallel()
+	var note string
+	s := newSSHDWith(t, func(s *sshd) []string {
+		note = s.top + "/pid"
+		return []string{"ChrootDirectory none", "ForceCommand read pid rest < /proc/self/stat; echo $pid > " + note + "; exec /usr/lib/openssh/sftp-server"}
+	})
 	if err := os.WriteFile(note, nil, 0o666); err != nil {
 		t.Fatal(err)
 	}
 	os.Chmod(note, 0o666)
-	tg := s.open(t, s.url("srv/top/crash"), targets.Options{Log: t.Logf, Stall: 2 * time.Second, Reconnect: time.Minute})
+	tg := s.open(t, s.url(s.root[1:]+"/crash"), targets.Options{Log: t.Logf, Stall: 2 * time.Second, Reconnect: time.Minute})
 	defer tg.Close()
 	f, err := tg.Create(t.Context(), "vmcore")
 	if err != nil {
@@ -248,7 +262,7 @@ func TestSFTPServerHangs(t *testing.T) {
 	if took := time.Since(start); took < 1500*time.Millisecond || took > 20*time.Second {
 		t.Errorf("went on after %v", took)
 	}
-	if got, err := os.ReadFile("/srv/top/crash/vmcore"); err != nil || !bytes.Equal(got, data) {
+	if got, err := os.ReadFile(s.root + "/crash/vmcore"); err != nil || !bytes.Equal(got, data) {
 		t.Errorf("%d bytes, %v", len(got), err)
 	}
 }
@@ -256,6 +270,7 @@ func TestSFTPServerHangs(t *testing.T) {
 // A server that was restarted may have lost bytes that it had acknowledged.
 // They are not here any more either, so the file has failed.
 func TestSFTPServerForgets(t *testing.T) {
+	t.Parallel()
 	s := newSSHD(t)
 	line := targetstest.NewLine(t)
 	tg := s.open(t, s.url("crash"), targets.Options{Log: t.Logf, Dial: line.Dial})
@@ -272,7 +287,7 @@ func TestSFTPServerForgets(t *testing.T) {
 	}
 	line.Down(true)
 	line.Cut()
-	if err := os.Truncate("/srv/top/crash/vmcore-incomplete", 4<<20-1); err != nil {
+	if err := os.Truncate(s.root+"/crash/vmcore-incomplete", 4<<20-1); err != nil {
 		t.Fatal(err)
 	}
 	line.Down(false)
@@ -287,46 +302,61 @@ func TestSFTPServerForgets(t *testing.T) {
 // What a server cannot take is held back at the writer, in a buffer that has a
 // bound.
 func TestSFTPBufferIsBounded(t *testing.T) {
-	for _, far := range []bool{false, true} {
-		most := int64(10 * 261120)
-		line := targetstest.NewLine(t)
-		if far {
-			line.Delay(20 * time.Millisecond)
-			most = 26 * 261120
-		}
-		s := newSSHD(t)
-		tg := s.open(t, s.url("crash"), targets.Options{Log: t.Logf, Dial: line.Dial, Stall: 3 * time.Second, Reconnect: time.Millisecond})
-		f, err := tg.Create(t.Context(), "vmcore")
-		if err != nil {
-			t.Fatal(err)
-		}
-		line.Silence(true)
-		var taken atomic.Int64
-		failed := make(chan error)
-		go func() {
-			for {
-				n, err := f.Write(make([]byte, 10000))
-				taken.Add(int64(n))
-				if err != nil {
-					failed <- err
-					return
-				}
-			}
-		}()
-		time.Sleep(time.Second)
-		if n := taken.Load(); n > most || n < most-10000 {
-			t.Errorf("took %d bytes of a server that is silent, want %d", n, most)
-		}
-		if err := <-failed; err == nil {
-			t.Error("no error")
-		}
-		tg.Close()
+	t.Parallel()
+	for name, far := range map[string]bool{"near": false, "far": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			bufferIsBounded(t, far)
+		})
 	}
+}
+
+func bufferIsBounded(t *testing.T, far bool) {
+	line := targetstest.NewLine(t)
+	if far {
+		line.Delay(20 * time.Millisecond)
+	}
+	s := newSSHD(t)
+	var log syncLog
+	tg := s.open(t, s.url("crash"), targets.Options{Log: log.printf, Dial: line.Dial, Stall: 3 * time.Second, Reconnect: time.Millisecond})
+	f, err := tg.Create(t.Context(), "vmcore")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var inFlight, size int64
+	_, text, _ := strings.Cut(log.String(), sshUser+", ")
+	fmt.Sscanf(text, "%d writes of %d bytes", &inFlight, &size)
+	// To a machine that is busy enough, nothing is near.
+	if size != 261120 || inFlight != 24 && (inFlight != 8 || far) {
+		t.Fatalf("log: %s", log.String())
+	}
+	most := (inFlight + 2) * size
+	line.Silence(true)
+	var taken atomic.Int64
+	failed := make(chan error)
+	go func() {
+		for {
+			n, err := f.Write(make([]byte, 10000))
+			taken.Add(int64(n))
+			if err != nil {
+				failed <- err
+				return
+			}
+		}
+	}()
+	if err := <-failed; err == nil {
+		t.Error("no error")
+	}
+	if n := taken.Load(); n > most || n < most-10000 {
+		t.Errorf("took %d bytes of a server that is silent, want %d", n, most)
+	}
+	tg.Close()
 }
 
 // One that reads in order gets more than it asked for at once; not what was
 // there before a write.
 func TestSFTPReadBack(t *testing.T) {
+	t.Parallel()
 	s := newSSHD(t)
 	line := targetstest.NewLine(t)
 	line.Delay(5 * time.Millisecond)

@@ -49,16 +49,18 @@ type upload struct {
 	*sshd
 	data []byte
 	copy string // the same in a file, for other programs
+	out  string // where they send it
 	line *targetstest.Line
 	port int // where the line begins
 }
 
 func newUpload(b testing.TB, size int, delay time.Duration, lines ...string) *upload {
 	u := &upload{sshd: newSSHD(b, append(lines, "ChrootDirectory none", "ForceCommand none")...), data: make([]byte, size)}
-	u.makeDir(b, "/srv/out", sshUID, 0o700)
+	u.out = filepath.Join(u.top, "out")
+	u.makeDir(b, u.out, sshUID, 0o700)
 	rng := rand.NewChaCha8([32]byte{})
 	rng.Read(u.data)
-	u.copy = filepath.Join("/srv", "data")
+	u.copy = filepath.Join(u.top, "data")
 	if err := os.WriteFile(u.copy, u.data, 0o644); err != nil {
 		b.Fatal(err)
 	}
@@ -84,24 +86,24 @@ func (u *upload) measure(b *testing.B, send func()) {
 	b.SetBytes(int64(len(u.data)))
 	begin := cpu()
 	for b.Loop() {
-		os.Remove("/srv/out/x")
+		os.Remove(u.out + "/x")
 		send()
 	}
 	perGB := (cpu() - begin).Seconds() / float64(b.N) / float64(len(u.data)) * 1e9
 	b.ReportMetric(perGB, "cpu-s/GB")
 	b.ReportMetric(0, "ns/op")
 	b.StopTimer()
-	got, err := os.ReadFile("/srv/out/x")
+	got, err := os.ReadFile(u.out + "/x")
 	if err != nil || string(got) != string(u.data) {
 		b.Errorf("%d bytes arrived, %v", len(got), err)
 	}
-	os.Remove("/srv/out/x")
+	os.Remove(u.out + "/x")
 }
 
 // ours is a process of its own, as the others are: it reads the file and sends
 // it.
 func (u *upload) ours(b *testing.B) {
-	url := fmt.Sprintf("sftp://%s@127.0.0.1:%d/srv/out?key=%s&known_hosts=%s", sshUser, u.port, u.file("user_ed25519"), u.file("known_any"))
+	url := fmt.Sprintf("sftp://%s@127.0.0.1:%d%s?key=%s&known_hosts=%s", sshUser, u.port, u.out, u.file("user_ed25519"), u.file("known_any"))
 	u.measure(b, func() {
 		cmd := exec.Command("/proc/self/exe", "-test.run=^TestUpload$", "-test.v")
 		cmd.Env = append(os.Environ(), "UKDUMP_TEST_UPLOAD="+u.copy, "UKDUMP_TEST_URL="+url)
@@ -165,7 +167,7 @@ func (u *upload) run(b *testing.B, stdin, name string, args ...string) {
 }
 
 func (u *upload) sftp(b *testing.B, more ...string) {
-	batch := u.write(b, "batch", "put "+u.copy+" /srv/out/x\n")
+	batch := u.write(b, "batch", "put "+u.copy+" "+u.out+"/x\n")
 	u.measure(b, func() {
 		args := append(append(u.options(), more...), "-b", batch, "-P", fmt.Sprint(u.port), sshUser+"@127.0.0.1")
 		u.run(b, "", "sftp", args...)
@@ -174,12 +176,12 @@ func (u *upload) sftp(b *testing.B, more ...string) {
 
 func (u *upload) scp(b *testing.B) {
 	u.measure(b, func() {
-		u.run(b, "", "scp", append(u.options(), "-P", fmt.Sprint(u.port), u.copy, sshUser+"@127.0.0.1:/srv/out/x")...)
+		u.run(b, "", "scp", append(u.options(), "-P", fmt.Sprint(u.port), u.copy, sshUser+"@127.0.0.1:"+u.out+"/x")...)
 	})
 }
 
 func (u *upload) cat(b *testing.B) {
 	u.measure(b, func() {
-		u.run(b, u.copy, "ssh", append(u.options(), "-p", fmt.Sprint(u.port), sshUser+"@127.0.0.1", "cat > /srv/out/x")...)
+		u.run(b, u.copy, "ssh", append(u.options(), "-p", fmt.Sprint(u.port), sshUser+"@127.0.0.1", "cat > "+u.out+"/x")...)
 	})
 }

@@ -15,14 +15,14 @@ import (
 	"github.com/ukdump/ukdump/internal/targetstest"
 )
 
-// sshd is OpenSSH's server with a configuration, keys and users of its own. It
-// lives in this process's mount namespace, where /etc/passwd, /etc/shadow and
-// /srv are its own too, and in a pid namespace, so that its end is the end of
-// all its connections.
+// sshd is OpenSSH's server with a configuration and keys of its own. It lives in
+// this process's mount namespace, see prepareServers, and in a pid namespace, so
+// that its end is the end of all its connections.
 type sshd struct {
 	program string
 	dir     string // of its files
-	root    string // what users see as /
+	top     string // of what users get to see,
+	root    string // and what they see as /
 	port    int
 	config  string
 	cmd     *exec.Cmd
@@ -32,7 +32,55 @@ const (
 	sshUser     = "kdump-test"
 	sshUID      = 59999
 	sshPassword = "correct horse #1 ü"
+
+	// serversDir holds a directory for each server, named as its port. All above
+	// it belongs to root, without which sshd does not chroot.
+	serversDir = "/media"
 )
+
+// prepareServers gives all servers of this mount namespace a user, and a place
+// in memory for what they are sent.
+func prepareServers() error {
+	if passwd, err := os.ReadFile("/etc/passwd"); err != nil || strings.Contains(string(passwd), sshUser) {
+		return err // this process was started by a test
+	}
+	const etc = serversDir + "/etc"
+	if err := errors.Join(syscall.Mount("tmpfs", serversDir, "tmpfs", 0, "mode=0755"), os.Mkdir(etc, 0o755)); err != nil {
+		return fmt.Errorf("mount %s: %w", serversDir, err)
+	}
+	hash, err := cryptPassword()
+	if err != nil {
+		return err
+	}
+	for name, line := range map[string]string{
+		"passwd": fmt.Sprintf("%s:x:%d:%d::/:/bin/sh\n", sshUser, sshUID, sshUID),
+		"group":  fmt.Sprintf("%s:x:%d:\n", sshUser, sshUID),
+		"shadow": fmt.Sprintf("%s:%s:19000:0:99999:7:::\n", sshUser, hash),
+	} {
+		old, err := os.ReadFile("/etc/" + name)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(etc, name), append(old, line...), 0o644)
+		}
+		if err == nil {
+			err = syscall.Mount(filepath.Join(etc, name), "/etc/"+name, "", syscall.MS_BIND, "")
+		}
+		if err != nil {
+			return fmt.Errorf("a user for servers: %w", err)
+		}
+	}
+	const pam = "auth required pam_unix.so\naccount required pam_unix.so\n"
+	return errors.Join(os.MkdirAll("/etc/pam.d", 0o755), syscall.Mount("tmpfs", "/etc/pam.d", "tmpfs", 0, ""),
+		os.WriteFile("/etc/pam.d/vsftpd", []byte(pam), 0o644), os.MkdirAll("/run/sshd", 0o755))
+}
+
+// cryptPassword is sshPassword as /etc/shadow has it.
+func cryptPassword() (string, error) {
+	hash, err := exec.Command("perl", "-e", `print crypt($ARGV[0], '$6$saltsalt$')`, sshPassword).Output()
+	if err != nil {
+		return "", fmt.Errorf("perl: %w", err)
+	}
+	return string(hash), nil
+}
 
 // findDaemon is the path of a program, of this machine or of those that make
 // fetches, which puts them into PATH.
@@ -52,16 +100,19 @@ func findDaemon(t testing.TB, name string) string {
 // counts. Users are chrooted.
 func newSSHD(t testing.TB, lines ...string) *sshd {
 	t.Helper()
+	return newSSHDWith(t, func(*sshd) []string { return lines })
+}
+
+// newSSHDWith is for lines that need to know the files of the server.
+func newSSHDWith(t testing.TB, lines func(*sshd) []string) *sshd {
+	t.Helper()
 	if os.Getenv("UKDUMP_TEST_MOUNTS") == "" {
 		t.Skip("needs root and a mount namespace, for users of its own")
 	}
 	program := findDaemon(t, "sshd")
 	findDaemon(t, "ssh-keygen")
-	s := &sshd{dir: t.TempDir(), root: "/srv/top", program: program}
-	s.users(t)
-	mount(t, "tmpfs", "/srv", 0, "mode=0755")
-	s.makeDir(t, "/srv/top", 0, 0o755)
-	s.makeDir(t, "/srv/top/crash", sshUID, 0o700)
+	s := &sshd{dir: t.TempDir(), program: program}
+	s.place(t)
 	for _, name := range []string{"host_ed25519", "host_ecdsa", "host_rsa", "host_other", "user_ed25519", "user_ecdsa", "user_rsa", "user_other", "ca"} {
 		kind := strings.TrimPrefix(strings.TrimPrefix(name, "host_"), "user_")
 		if kind == "other" || kind == "ca" {
@@ -78,18 +129,16 @@ func newSSHD(t testing.TB, lines ...string) *sshd {
 	for _, name := range []string{"user_ed25519", "user_ecdsa", "user_rsa"} {
 		authorized += "restrict " + s.text(t, name+".pub")
 	}
-	if err := os.WriteFile("/srv/authorized", []byte(authorized), 0o644); err != nil { // the user has to be able to read it
+	if err := os.WriteFile(s.top+"/authorized", []byte(authorized), 0o644); err != nil { // the user has to be able to read it
 		t.Fatal(err)
 	}
 	s.write(t, "known_hosts", s.known(t, "host_ed25519", "host_ecdsa", "host_rsa"))
 	s.write(t, "password", sshPassword+"\n")
 	s.write(t, "wrong_password", "wrong\n")
-	s.port = freePort(t)
-	os.MkdirAll("/run/sshd", 0o755)
-	s.config = strings.Join(append(lines,
+	s.config = strings.Join(append(lines(s),
 		"Port "+fmt.Sprint(s.port), "ListenAddress 127.0.0.1", "ListenAddress ::1",
 		"HostKey "+s.file("host_ed25519"), "HostKey "+s.file("host_ecdsa"), "HostKey "+s.file("host_rsa"),
-		"AuthorizedKeysFile /srv/authorized", "UsePAM no", "StrictModes no", "PidFile none", "UseDNS no", "LogLevel VERBOSE",
+		"AuthorizedKeysFile "+s.top+"/authorized", "UsePAM no", "StrictModes no", "PidFile none", "UseDNS no", "LogLevel VERBOSE",
 		"ForceCommand internal-sftp -u 0022", "Subsystem sftp internal-sftp -u 0022", "ChrootDirectory "+s.root, ""), "\n")
 	s.start(t)
 	t.Cleanup(func() {
@@ -149,30 +198,6 @@ func (s *sshd) makeDir(t testing.TB, dir string, uid int, mode os.FileMode) {
 	}
 }
 
-// users puts a user with a password into this namespace's /etc.
-func (s *sshd) users(t testing.TB) {
-	t.Helper()
-	hash, err := exec.Command("perl", "-e", `print crypt($ARGV[0], '$6$saltsalt$')`, sshPassword).Output()
-	if err != nil {
-		t.Fatalf("perl: %v", err)
-	}
-	for name, line := range map[string]string{
-		"passwd": fmt.Sprintf("%s:x:%d:%d::/:/bin/sh\n", sshUser, sshUID, sshUID),
-		"group":  fmt.Sprintf("%s:x:%d:\n", sshUser, sshUID),
-		"shadow": fmt.Sprintf("%s:%s:19000:0:99999:7:::\n", sshUser, hash),
-	} {
-		old, err := os.ReadFile("/etc/" + name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		s.write(t, name, string(old)+line)
-		if err := os.Chmod(s.file(name), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		mount(t, s.file(name), "/etc/"+name, syscall.MS_BIND, "")
-	}
-}
-
 // mount mounts in the namespace of this process for the time of the test.
 func mount(t testing.TB, source, on string, flags uintptr, data string) {
 	t.Helper()
@@ -182,14 +207,30 @@ func mount(t testing.TB, source, on string, flags uintptr, data string) {
 	t.Cleanup(func() { syscall.Unmount(on, syscall.MNT_DETACH) })
 }
 
-func freePort(t testing.TB) int {
+// place takes a port that nobody has, and the directory of that name. Ports are
+// below those that the kernel gives out: after a kill it still is free.
+func (s *sshd) place(t testing.TB) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	first := 20000 + os.Getpid()%100*100
+	for s.port = first; s.port < first+1000; s.port++ {
+		s.top = filepath.Join(serversDir, fmt.Sprint(s.port))
+		if err := os.Mkdir(s.top, 0o755); errors.Is(err, os.ErrExist) {
+			continue // another test has it
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { os.RemoveAll(s.top) })
+		l, err := net.Listen("tcp", fmt.Sprint(":", s.port))
+		if err != nil {
+			continue
+		}
+		l.Close()
+		s.root = filepath.Join(s.top, "top")
+		s.makeDir(t, s.root, 0, 0o755)
+		s.makeDir(t, filepath.Join(s.root, "crash"), sshUID, 0o700)
+		return
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	t.Fatal("no free port")
 }
 
 func (s *sshd) start(t testing.TB) {

@@ -36,26 +36,8 @@ const ringInfo = `
 	kernel 0 2M
 	load 0 4M offset=0x10000
 	info SYMBOL(prb)=ffffffff81001000
-	info SIZE(printk_ringbuffer)=88
-	info OFFSET(printk_ringbuffer.desc_ring)=0
-	info OFFSET(printk_ringbuffer.text_data_ring)=48
-	info OFFSET(prb_desc_ring.count_bits)=0
-	info OFFSET(prb_desc_ring.descs)=8
-	info OFFSET(prb_desc_ring.infos)=16
-	info OFFSET(prb_desc_ring.head_id)=24
-	info OFFSET(prb_data_ring.size_bits)=0
-	info OFFSET(prb_data_ring.data)=8
-	info OFFSET(atomic_long_t.counter)=0
-	info SIZE(prb_desc)=24
-	info OFFSET(prb_desc.state_var)=0
-	info OFFSET(prb_desc.text_blk_lpos)=8
-	info OFFSET(prb_data_blk_lpos.begin)=0
-	info OFFSET(prb_data_blk_lpos.next)=8
-	info SIZE(printk_info)=88
-	info OFFSET(printk_info.ts_nsec)=8
-	info OFFSET(printk_info.text_len)=16
 	info OFFSET(printk_info.caller_id)=20
-`
+` + vmcoretest.RingLayout
 
 // testRing writes records as the kernel does.
 type testRing struct {

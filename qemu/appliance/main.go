@@ -7,6 +7,10 @@
 //	appliance.append="WORDS" appended to the capture kernel's command line
 //	appliance.fill=no        do not fill the memory before the crash
 //	appliance.watchdog=N     arm the watchdogs before the crash, to bite after N seconds, and feed them no more
+//	appliance.clock=SECONDS  set the clock to that time since 1970 before each crash
+//	appliance.crashes=N      how often it crashes; 1 if it is not there
+//	appliance.early=1        from the second crash on, crash before a capture kernel is loaded
+//	appliance.pause=1        before the crash, say where VMCOREINFO is and do nothing for 3 s
 //	appliance.grow=MIB       before that, wait until the host has added that much memory
 //	appliance.shrink=MIB     then, wait until the host has taken that much away
 //	appliance.offline=1      then, take one block of memory out of use
@@ -108,14 +112,20 @@ func (a *appliance) boot() error {
 	if _, err := f.ReadAt(b, 0); err != nil {
 		return err
 	}
-	if strings.HasPrefix(string(b), "crashed") {
+	crashed, wanted := 0, 1
+	_, _ = fmt.Sscanf(string(b), "crashed %d\n", &crashed)
+	_, _ = fmt.Sscan(a.words["appliance.crashes"], &wanted)
+	if crashed >= wanted {
 		a.say("production is back")
 		return a.after()
 	}
 	a.say("production is up")
-	copy(b, "crashed\n")
+	copy(b, fmt.Sprintf("crashed %d\n", crashed+1))
 	if _, err := f.WriteAt(b, 0); err != nil {
 		return err
+	}
+	if crashed > 0 && a.words["appliance.early"] != "" {
+		return a.trigger()
 	}
 	return a.crash()
 }
@@ -195,6 +205,18 @@ func (a *appliance) crash() error {
 	if err := a.armWatchdogs(); err != nil {
 		return err
 	}
+	return a.trigger()
+}
+
+// trigger is the end.
+func (a *appliance) trigger() error {
+	var seconds int64
+	if _, err := fmt.Sscan(a.words["appliance.clock"], &seconds); err == nil {
+		if err := unix.ClockSettime(unix.CLOCK_REALTIME, &unix.Timespec{Sec: seconds}); err != nil {
+			return err
+		}
+	}
+	a.pause()
 	a.say("crash")
 	for _, w := range []struct{ file, text string }{
 		{"/proc/sys/kernel/sysrq", "1"}, {"/proc/sysrq-trigger", "c"},
@@ -204,6 +226,18 @@ func (a *appliance) crash() error {
 		}
 	}
 	return fmt.Errorf("crash: still alive")
+}
+
+// pause does nothing for a while, all processors being idle, and tells the host what it
+// needs to know to change the memory. A stopped machine's clock stands still, so the
+// host has the time it needs.
+func (a *appliance) pause() {
+	if a.words["appliance.pause"] == "" {
+		return
+	}
+	note, err := os.ReadFile("/sys/kernel/vmcoreinfo")
+	a.say("ready: VMCOREINFO at %s (%v)", strings.TrimSpace(string(note)), err)
+	time.Sleep(3 * time.Second)
 }
 
 func (a *appliance) armWatchdogs() error {

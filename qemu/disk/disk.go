@@ -20,6 +20,7 @@ type FS struct {
 	Type  string // ext4, xfs, vfat, btrfs; empty: none
 	Label string
 	UUID  string
+	Files string // folder with what is in it at first; ext4 only
 }
 
 // Part is one partition of a GPT.
@@ -66,6 +67,7 @@ func mkfs(ctx context.Context, path string, fs FS) error {
 		args = []string{"-q", "-E", "nodiscard"}
 		option("-L", fs.Label)
 		option("-U", fs.UUID)
+		option("-d", fs.Files)
 	case "xfs":
 		args = []string{"-q", "-K"}
 		option("-L", fs.Label)
@@ -156,6 +158,41 @@ func copyData(out, in *os.File, off int64) error {
 	}
 }
 
+// Copy copies an image; what is a hole in it is one in the copy.
+func Copy(to, from string) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	st, err := in.Stat()
+	if err != nil {
+		return err
+	}
+	if err := Blank(to, st.Size()); err != nil {
+		return err
+	}
+	out, err := os.OpenFile(to, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(copyData(out, in, 0), out.Close())
+}
+
+// Repair brings the ext4 filesystem of an image that nobody has mounted in order as
+// a machine does that starts: the journal is played back, and what is left over of
+// an interrupted operation is cleared. More damage than that is an error.
+func Repair(ctx context.Context, image string) error {
+	var out bytes.Buffer
+	cmd := program(ctx, "e2fsck", "-fp", image)
+	cmd.Stdout, cmd.Stderr = &out, &out
+	err := cmd.Run()
+	if exit, ok := errors.AsType[*exec.ExitError](err); err != nil && (!ok || exit.ExitCode() != 1) {
+		return fmt.Errorf("e2fsck %s: %w: %s", image, err, strings.TrimSpace(out.String()))
+	}
+	return nil
+}
+
 // Extract copies a folder of an ext4 image that nobody has mounted, with all that
 // is below, to the folder to, which is made. Owners are not kept.
 func Extract(ctx context.Context, image, folder, to string) error {
@@ -197,4 +234,37 @@ func program(ctx context.Context, name string, args ...string) *exec.Cmd {
 		cmd.Path, cmd.Err = "/usr/sbin/"+name, nil
 	}
 	return cmd
+}
+
+// BreakJournal puts garbage in the place of an ext4 image's journal.
+func BreakJournal(ctx context.Context, image string) error {
+	out, err := program(ctx, "debugfs", "-R", "bmap <8> 0", image).Output()
+	if err != nil {
+		return err
+	}
+	var block int64
+	if _, err := fmt.Sscan(string(out), &block); err != nil || block == 0 {
+		return fmt.Errorf("find journal of %s: %q", image, out)
+	}
+	f, err := os.OpenFile(image, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	// mkfs makes blocks of 1 KiB on the smallest filesystems, and of 4 KiB on others.
+	_, err = f.WriteAt(bytes.Repeat([]byte{0xa5}, 4096), block*blockSize(image))
+	return errors.Join(err, f.Close())
+}
+
+// blockSize is 1024 << s_log_block_size, which is at 1024+24; 0 if it cannot be read.
+func blockSize(image string) int64 {
+	f, err := os.Open(image)
+	if err != nil {
+		return 0
+	}
+	defer f.Close()
+	var b [4]byte
+	if _, err := f.ReadAt(b[:], 1024+24); err != nil {
+		return 0
+	}
+	return 1024 << b[0]
 }

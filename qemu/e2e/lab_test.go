@@ -10,10 +10,12 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -29,6 +31,9 @@ type lab struct {
 	*rig.Rig
 	images string // folder of the capture images, one for each kernel
 	conf   string // their kdump.conf
+
+	vmcoreOnce sync.Once
+	vmcorePath string // of the command vmcore, once it is built
 }
 
 // newLab builds the capture images of the kernels, as make initramfs does.
@@ -47,7 +52,7 @@ func newLabWith(t *testing.T, conf string, kernels ...string) *lab {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { r.Close() })
-	l := &lab{r, t.TempDir(), conf}
+	l := &lab{Rig: r, images: t.TempDir(), conf: conf}
 	for _, name := range kernels {
 		k, err := r.Kernel(name)
 		if err != nil {
@@ -118,6 +123,27 @@ func (l *lab) run(t *testing.T, kernel string, s setup) *rig.Result {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
+	res, err := l.Run(ctx, l.prepare(ctx, t, kernel, s))
+	if err != nil {
+		t.Fatalf("%v\n%s", err, res.Tail(60))
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("files in %s; the end of the console:\n%s", res.Dir, res.Tail(40))
+		}
+	})
+	for _, m := range rig.Timeline(res.Lines) {
+		t.Logf("%7.2f s  %s", m.At.Seconds(), m.Name)
+	}
+	if _, ok := res.Said("appliance: production is back"); !ok {
+		t.Fatal("production did not come back")
+	}
+	return res
+}
+
+// prepare makes the images of the crash.
+func (l *lab) prepare(ctx context.Context, t *testing.T, kernel string, s setup) rig.Crash {
+	t.Helper()
 	c := s.crash
 	var err error
 	if c.Kernel, err = l.Kernel(kernel); err != nil {
@@ -159,22 +185,7 @@ func (l *lab) run(t *testing.T, kernel string, s setup) *rig.Result {
 	if err != nil {
 		t.Fatal(err)
 	}
-	res, err := l.Run(ctx, c)
-	if err != nil {
-		t.Fatalf("%v\n%s", err, res.Tail(60))
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("files in %s; the end of the console:\n%s", res.Dir, res.Tail(40))
-		}
-	})
-	for _, m := range rig.Timeline(res.Lines) {
-		t.Logf("%7.2f s  %s", m.At.Seconds(), m.Name)
-	}
-	if _, ok := res.Said("appliance: production is back"); !ok {
-		t.Fatal("production did not come back")
-	}
-	return res
+	return c
 }
 
 func makeTarget(ctx context.Context, path string, s setup) (*rig.Target, error) {
@@ -272,17 +283,22 @@ func checkFiles(t *testing.T, dir string, names ...string) {
 
 func hashFile(t *testing.T, path string) string {
 	t.Helper()
-	f, err := os.Open(path)
+	sum, err := sha256File(path)
 	if err != nil {
 		t.Error(err)
-		return ""
+	}
+	return sum
+}
+
+func sha256File(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
 	}
 	defer f.Close()
 	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		t.Error(err)
-	}
-	return hex.EncodeToString(h.Sum(nil))
+	_, err = io.Copy(h, f)
+	return hex.EncodeToString(h.Sum(nil)), err
 }
 
 // contains checks a text file of the dump directory.
@@ -339,6 +355,29 @@ func (l *lab) comparePages(t *testing.T, vmcore, raw string, level string) (c co
 		return c, false
 	}
 	return c, true
+}
+
+// vmcore is the path of our command of that name.
+func (l *lab) vmcore(t *testing.T) string {
+	t.Helper()
+	l.vmcoreOnce.Do(func() {
+		path := filepath.Join(l.images, "vmcore")
+		cmd := exec.CommandContext(t.Context(), "go", "build", "-o", path, "./cmds/vmcore")
+		cmd.Dir = l.Root
+		if _, err := rig.Output(cmd); err != nil {
+			t.Error(err)
+		}
+		l.vmcorePath = path
+	})
+	return l.vmcorePath
+}
+
+// verify has vmcore verify look at a dump.
+func (l *lab) verify(t *testing.T, name string) {
+	t.Helper()
+	if _, err := rig.Output(exec.CommandContext(t.Context(), l.vmcore(t), "verify", name)); err != nil {
+		t.Error(err)
+	}
 }
 
 // tool runs a foreign reader. A failure is the test's, which goes on.

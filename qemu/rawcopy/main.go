@@ -3,8 +3,9 @@
 // Tests put it in front of the capture image's init with rdinit=/rawcopy. It
 // copies /proc/vmcore to the bare NVMe disk whose serial number is
 // rawcopy.serial=, then executes /init as if it had never been there; without
-// an /init, or with rawcopy.then=poweroff, it powers the machine off. Where the
-// image has a list of modules, they are loaded first.
+// an /init, or with rawcopy.then=poweroff, it powers the machine off; with
+// rawcopy.then=/PROGRAM that comes in /init's place. Where the image has a list of
+// modules, they are loaded first.
 //
 // The core starts at the disk's first byte, pages of zeros are left out (the
 // disk is a fresh sparse file), and the last 4096 bytes of the disk say how
@@ -49,9 +50,13 @@ func run(_ []string, _ io.Reader, _, stderr io.Writer) int {
 	for _, dir := range undo {
 		_ = unix.Unmount(dir, 0)
 	}
-	if _, err := os.Stat("/init"); err == nil && then != "poweroff" {
-		err = unix.Exec("/init", []string{"/init"}, os.Environ())
-		fmt.Fprintf(stderr, "rawcopy: exec /init: %v\n", err)
+	next := "/init"
+	if strings.HasPrefix(then, "/") {
+		next = then
+	}
+	if _, err := os.Stat(next); err == nil && then != "poweroff" {
+		err = unix.Exec(next, []string{next}, os.Environ())
+		fmt.Fprintf(stderr, "rawcopy: exec %s: %v\n", next, err)
 	}
 	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
 	return 1

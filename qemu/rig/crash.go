@@ -85,7 +85,7 @@ func (r *Rig) Run(ctx context.Context, c Crash) (*Result, error) {
 	if err := os.MkdirAll(res.Dir, 0o755); err != nil {
 		return res, err
 	}
-	config, err := r.machine(ctx, c, res.Dir)
+	config, err := r.Machine(ctx, c, res.Dir)
 	if err != nil {
 		return res, err
 	}
@@ -138,8 +138,9 @@ func (r *Rig) power(ctx context.Context, c Crash, config vm.Config, res *Result)
 	return nil
 }
 
-// machine builds the production image and the disks.
-func (r *Rig) machine(ctx context.Context, c Crash, dir string) (vm.Config, error) {
+// Machine builds the production image and the disks in dir. Run does it by itself;
+// this is for those who start the machine themselves.
+func (r *Rig) Machine(ctx context.Context, c Crash, dir string) (vm.Config, error) {
 	initrd := filepath.Join(dir, "production.cpio")
 	if err := r.production(ctx, c, dir, initrd); err != nil {
 		return vm.Config{}, err

@@ -6,6 +6,11 @@
 //	saboteur.kill=NAME:BYTES   kill the process NAME when a file *-incomplete below /mnt has grown to BYTES
 //	saboteur.stop=NAME:BYTES   stop it then, for ever
 //	saboteur.slow=NAME:BYTES   stop it then for 4 s at a time, 8 times, and let it run for 50 ms between
+//	saboteur.abort=NAME:BYTES  have the Go runtime end it then, as a panic does
+//	saboteur.crash=NAME:BYTES  have one of its threads jump to address 0 then
+//	saboteur.eat=NAME:BYTES    take memory then until it is killed
+//	saboteur.fill=DIR:BYTES    fill the filesystem of DIR then
+//	saboteur.remove=SERIAL:BYTES  take the NVMe disk away then
 //	saboteur.vmcore=empty      /proc/vmcore is an empty file
 //	saboteur.vmcore=none       /proc/vmcore cannot be opened
 package main
@@ -53,11 +58,13 @@ func sabotage() error {
 	}
 	for _, w := range cmdline.Words(string(line)) {
 		switch w.Key {
-		case "saboteur.kill", "saboteur.stop", "saboteur.slow":
-			name, size, _ := strings.Cut(w.Value, ":")
-			err = child(strings.TrimPrefix(w.Key, "saboteur."), name, size)
 		case "saboteur.vmcore":
 			err = cover("/proc/vmcore", w.Value) // /init leaves a mounted /proc alone
+		default:
+			if how, ok := strings.CutPrefix(w.Key, "saboteur."); ok {
+				name, size, _ := strings.Cut(w.Value, ":")
+				err = child(how, name, size)
+			}
 		}
 		if err != nil {
 			return err
@@ -108,7 +115,23 @@ func strike(how, name string) error {
 		return send(name, unix.SIGKILL)
 	case "stop":
 		return send(name, unix.SIGSTOP)
+	case "abort":
+		return send(name, unix.SIGABRT)
+	case "crash":
+		return crash(name)
+	case "eat":
+		return eat(name)
+	case "fill":
+		return fill(name)
+	case "remove":
+		return remove(name)
+	case "slow":
+		return slow(name)
 	}
+	return fmt.Errorf("saboteur.%s: unknown", how)
+}
+
+func slow(name string) error {
 	for range 8 {
 		if err := send(name, unix.SIGSTOP); err != nil {
 			return err
@@ -139,16 +162,20 @@ func grown(root string, enough int64) bool {
 }
 
 func send(name string, sig unix.Signal) error {
+	pid, err := find(name)
+	if err != nil {
+		return err
+	}
+	return unix.Kill(pid, sig)
+}
+
+// find gives the process of a name.
+func find(name string) (pid int, err error) {
 	files, _ := filepath.Glob("/proc/[0-9]*/comm")
 	for _, f := range files {
-		if b, _ := os.ReadFile(f); strings.TrimSpace(string(b)) != name {
-			continue
+		if b, _ := os.ReadFile(f); strings.TrimSpace(string(b)) == name {
+			return strconv.Atoi(strings.Split(f, "/")[2])
 		}
-		pid, err := strconv.Atoi(strings.Split(f, "/")[2])
-		if err != nil {
-			return err
-		}
-		return unix.Kill(pid, sig)
 	}
-	return fmt.Errorf("no process %s", name)
+	return 0, fmt.Errorf("no process %s", name)
 }

@@ -41,6 +41,67 @@ func (q *Monitor) SetLink(ctx context.Context, nic string, up bool) error {
 	return err
 }
 
+// Save stops the machine and writes its memory and devices, not its disks, to a
+// file for Config.Saved. A machine with NVMe disks cannot be saved.
+func (q *Monitor) Save(ctx context.Context, path string) error {
+	if _, err := q.Execute(ctx, "stop", nil); err != nil {
+		return err
+	}
+	if _, err := q.Execute(ctx, "migrate-set-parameters", map[string]any{"max-bandwidth": 1 << 34}); err != nil {
+		return err
+	}
+	if _, err := q.Execute(ctx, "migrate", map[string]any{"uri": "exec:cat >'" + path + "'"}); err != nil {
+		return err
+	}
+	for {
+		reply, err := q.Execute(ctx, "query-migrate", nil)
+		if err != nil {
+			return err
+		}
+		var at struct {
+			Status string
+			Desc   string `json:"error-desc"`
+		}
+		if err := json.Unmarshal(reply, &at); err != nil {
+			return err
+		}
+		switch at.Status {
+		case "completed":
+			return nil
+		case "failed", "cancelled":
+			return fmt.Errorf("save machine: %s %s", at.Status, at.Desc)
+		}
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-ctx.Done():
+			return fmt.Errorf("save machine: still %s: %w", at.Status, ctx.Err())
+		}
+	}
+}
+
+// Resume lets a machine run that goes on from a saved state, once that is read.
+func (q *Monitor) Resume(ctx context.Context) error {
+	for {
+		reply, err := q.Execute(ctx, "query-status", nil)
+		if err != nil {
+			return err
+		}
+		var at struct{ Status string }
+		if err := json.Unmarshal(reply, &at); err != nil {
+			return err
+		}
+		if at.Status == "paused" { // as it was when it was saved
+			_, err := q.Execute(ctx, "cont", nil)
+			return err
+		}
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-ctx.Done():
+			return fmt.Errorf("resume machine: still %s: %w", at.Status, ctx.Err())
+		}
+	}
+}
+
 // Execute runs a command, for instance "system_reset", and returns its result.
 func (q *Monitor) Execute(ctx context.Context, command string, args map[string]any) (json.RawMessage, error) {
 	if end, ok := ctx.Deadline(); ok {

@@ -26,7 +26,10 @@ type Disk struct {
 	Serial   string // at most 20 characters
 	Path     string
 	Bus      string
-	Snapshot bool // what the guest writes is forgotten with the machine
+	Snapshot bool   // what the guest writes is forgotten with the machine
+	ReadOnly bool   // write-protected
+	Log      string // file that gets every write and flush, for disk.ReadLog; none if empty
+	Errors   string // file of QEMU's blkdebug that says which requests fail; none if empty
 }
 
 // Config describes a machine.
@@ -41,6 +44,7 @@ type Config struct {
 	Disks  []Disk
 	NICs   []NIC
 	Ports  []Port
+	Saved  string   // file of Monitor.Save: go on from there; all else must be as it was then
 	Extra  []string // further arguments of QEMU
 }
 
@@ -147,13 +151,7 @@ func (c Config) args() []string {
 		if d.Bus == "virtio" {
 			device = "virtio-blk-pci"
 		}
-		snapshot := ""
-		if d.Snapshot {
-			snapshot = "snapshot=on,"
-		}
-		args = append(args,
-			"-drive", fmt.Sprintf("if=none,id=%s,format=raw,cache=unsafe,discard=unmap,%sfile=%s", id, snapshot, comma(d.Path)),
-			"-device", fmt.Sprintf("%s,drive=%s,serial=%s", device, id, d.Serial))
+		args = append(args, "-drive", "if=none,id="+id+","+d.drive(), "-device", fmt.Sprintf("%s,drive=%s,serial=%s", device, id, d.Serial))
 	}
 	for _, n := range c.NICs {
 		args = append(args, n.args()...)
@@ -167,7 +165,27 @@ func (c Config) args() []string {
 			"-chardev", fmt.Sprintf("socket,id=%s,server=on,wait=off,path=%s", id, comma(p.Socket)),
 			"-device", fmt.Sprintf("virtserialport,nr=%d,chardev=%s,name=%s", i+1, id, p.Name))
 	}
+	if c.Saved != "" {
+		args = append(args, "-incoming", "exec:cat '"+comma(c.Saved)+"'")
+	}
 	return append(args, c.Extra...)
+}
+
+// drive describes what is behind the device.
+func (d Disk) drive() string {
+	const file = "discard=unmap,cache=unsafe,format=raw"
+	switch {
+	case d.Log != "": // flushes are logged, and go no further than that
+		return fmt.Sprintf("driver=blklogwrites,cache=writeback,file.driver=raw,file.cache.no-flush=on,file.file.driver=file,file.file.filename=%s,"+
+			"log.driver=raw,log.cache.no-flush=on,log.file.driver=file,log.file.filename=%s,log-super-update-interval=1", comma(d.Path), comma(d.Log))
+	case d.Errors != "":
+		return file + ",file=blkdebug:" + comma(d.Errors) + ":" + comma(d.Path)
+	case d.Snapshot:
+		return file + ",snapshot=on,file=" + comma(d.Path)
+	case d.ReadOnly:
+		return file + ",readonly=on,file=" + comma(d.Path)
+	}
+	return file + ",file=" + comma(d.Path)
 }
 
 // comma writes a path as QEMU's options want it.
@@ -276,6 +294,9 @@ func (m *Machine) Lines() []Line {
 	defer m.mu.Unlock()
 	return append([]Line(nil), m.lines...)
 }
+
+// CPU is what the machine has used by now of the host's processors.
+func (m *Machine) CPU() time.Duration { return cpuTime(m.cmd.Process.Pid) }
 
 // Done waits until QEMU has ended by itself: the guest powered off.
 func (m *Machine) Done(ctx context.Context) error {
