@@ -511,7 +511,7 @@ func (f *sftpFile) settle(s *sftpSession) error {
 	if v, _ := s.HasExtension("fsync@openssh.com"); v == "1" {
 		err = atOnce(stat, h.Sync)
 	} else {
-		f.unsynced = "the server has no fsync@openssh.com"
+		f.unsynced = "the server has no fsync@openssh.com: it has all bytes, perhaps not yet on its disk"
 		err = stat()
 	}
 	if err != nil {
