@@ -47,6 +47,8 @@ func TestFaults(t *testing.T) {
 		{"crash-while-booting", testWhileBooting},
 		{"smallest-reservation", testSmallest},
 		{"reservation-too-small", testTooSmall},
+		{"XX112M", func(t *testing.T, l *lab) { testReservation(t, l, "112M") }},
+		{"XX104M", func(t *testing.T, l *lab) { testReservation(t, l, "104M") }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

@@ -169,9 +169,18 @@ func testWhileBooting(t *testing.T, l *lab) {
 	l.verify(t, filepath.Join(dir, "vmcore"))
 }
 
-// testSmallest: README says that this reservation is enough for a disk.
+// testSmallest: README says that this reservation is enough for a disk, with the image
+// that its example makes.
 func testSmallest(t *testing.T, l *lab) {
-	res := l.run(t, "6.1", setup{crash: rig.Crash{Fill: true, Reserve: "96M"}})
+	testReservation(t, l, "96M")
+}
+
+func testReservation(t *testing.T, l *lab, reserve string) {
+	res := l.run(t, "6.1", setup{
+		conf:  "target = disk:///crash?dev=LABEL=CRASH&fstype=ext4\n",
+		flags: []string{},
+		crash: rig.Crash{Fill: true, Reserve: reserve},
+	})
 	want(t, res, "kdump-init: done: ")
 	dir := oneDirectory(t, res)
 	checkFiles(t, dir, "vmcore", "vmcore-dmesg.txt", "capture.log", "result.json", "SHA256SUMS")
