@@ -147,11 +147,11 @@ func TestWhyNot(t *testing.T) {
 	if got := whyNot(path, a, 1); got != "savecore: exit status 1" {
 		t.Errorf("without a result: %q", got)
 	}
-	r := &result.Result{Attempts: []result.Attempt{{Target: "sftp://h/x", Error: "no route\nno cable"}}}
+	r := &result.Result{Attempts: []result.Attempt{{Target: "sftp://h/x", Error: "open sftp://h/x: no route\nno cable"}}}
 	if err := r.Store(path); err != nil {
 		t.Fatal(err)
 	}
-	if got := whyNot(path, a, 1); got != "no route; no cable" {
+	if got := whyNot(path, a, 1); got != "open it: no route; no cable" {
 		t.Errorf("with one: %q", got)
 	}
 	a.argv[1] = "disk:///x?dev=/dev/vda"

@@ -641,6 +641,21 @@ func TestNoChecksum(t *testing.T) {
 	}
 }
 
+// A dead server is given up here, with the reason, before PID 1 ends the attempt.
+func TestPatience(t *testing.T) {
+	for _, tt := range []struct{ all, stall, reconnect time.Duration }{
+		{2 * time.Minute, 30 * time.Second, 75 * time.Second},
+		{40 * time.Second, 10 * time.Second, 25 * time.Second},
+		{time.Hour, 30 * time.Second, 52 * time.Minute},
+		{time.Second, 250 * time.Millisecond, 625 * time.Millisecond},
+	} {
+		stall, reconnect := patience(tt.all)
+		if stall != tt.stall || reconnect != tt.reconnect || stall+reconnect >= tt.all {
+			t.Errorf("patience(%s) = %s, %s; want %s, %s", tt.all, stall, reconnect, tt.stall, tt.reconnect)
+		}
+	}
+}
+
 // Readers of the kdump format begin with VMCOREINFO. A core without is saved as an ELF
 // file of all its pages, and where that does not fit, compressed all the same.
 func TestNoVMCOREINFO(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"path"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -20,6 +21,7 @@ type netMount struct {
 	*local
 	mount mountpoint
 	stall time.Duration
+	gone  atomic.Bool // the server has not answered in time
 }
 
 // checkedOptions are flags and data of opts=. wrong says what is wrong with an
@@ -92,7 +94,14 @@ func openNetMount(ctx context.Context, s Spec, opts Options, port int, mount mou
 	}
 	opts.logf("mounted %s at %s in %v", s, m.mount.dir, time.Since(start).Round(time.Millisecond))
 	root, err := openBelow(m.mount.dir, path.Join("/", strings.TrimPrefix(s.Path, dir)))
-	m.local = &local{root: root, url: s.String(), logf: opts.logf, cause: cause, clings: s.Scheme == "cifs"}
+	told := func(err error) error {
+		err = cause(err)
+		if temporary(err) {
+			m.gone.Store(true)
+		}
+		return err
+	}
+	m.local = &local{root: root, url: s.String(), logf: opts.logf, cause: told, clings: s.Scheme == "cifs"}
 	if err != nil {
 		m.end()
 		return nil, newError("make directory of", "", m.url, fmt.Errorf("below %s: %w", dir, cause(err)))
@@ -179,8 +188,9 @@ func (m *netMount) Remove(ctx context.Context, name string) error {
 	return nil
 }
 
-// Close syncs and unmounts. A server that has gone away costs at most a few
-// times Stall: then what is under way is given up by force.
+// Close syncs and unmounts. A server that goes away meanwhile costs at most a few
+// times Stall, one that has gone away before costs Stall once: then what is under way
+// is given up by force.
 func (m *netMount) Close() (err error) {
 	m.closing.Do(func() {
 		err = m.end()
@@ -197,10 +207,14 @@ func (m *netMount) end() error {
 		}
 		done <- errors.Join(err, m.fail("unmount", "", m.mount.unmount(m.logf)))
 	}()
+	patience := 3 * m.stall
+	if m.gone.Load() {
+		patience = m.stall
+	}
 	select {
 	case err := <-done:
 		return err
-	case <-time.After(3 * m.stall):
+	case <-time.After(patience):
 	}
 	// Force makes the requests that wait fail, detach takes it out of the way
 	// whether they do or not.
@@ -215,7 +229,7 @@ func (m *netMount) end() error {
 		m.mount.remove()
 	case <-time.After(time.Second):
 	}
-	return newError("sync", "", m.url, transient(fmt.Errorf("the server did not answer for %v", 3*m.stall), "unmounted by force"))
+	return newError("sync", "", m.url, transient(fmt.Errorf("the server did not answer for %v", patience), "unmounted by force"))
 }
 
 // netCause says what the errno of a mounted server's files mean. denied and

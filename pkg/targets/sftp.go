@@ -34,7 +34,7 @@ type sftpTarget struct {
 	mu   sync.Mutex
 	dirs map[string]bool // that are known to be there; one entry a dump
 
-	good atomic.Int64 // when the server last did what it was asked, in ns since 1970
+	lost atomic.Int64 // since when the server has done nothing that it was asked, in ns since 1970; 0: it has
 
 	closing   sync.Once
 	closed    context.Context
@@ -140,7 +140,20 @@ func (t *sftpTarget) connected(ctx context.Context) (*sftpSession, error) {
 	return s, nil
 }
 
-func (t *sftpTarget) progress() { t.good.Store(time.Now().UnixNano()) }
+func (t *sftpTarget) progress() { t.lost.Store(0) }
+
+// lostFor is how long there has been no connection, at the time of a call that met
+// it. One clock for all: the workers of a file try to connect one after the other, and
+// each would count from its first try.
+func (t *sftpTarget) lostFor() time.Duration {
+	now := time.Now().UnixNano()
+	t.lost.CompareAndSwap(0, now)
+	since := t.lost.Load()
+	if since == 0 { // it has done something just now
+		return 0
+	}
+	return time.Duration(now - since)
+}
 
 // on runs op, which asks the server for something. When the connection is lost
 // meanwhile op runs again on the next one: it must come to the same when it
@@ -153,7 +166,6 @@ func (t *sftpTarget) on(ctx context.Context, op func(s *sftpSession) error) erro
 // onPatient is on for what the server may take longer to do than
 // Options.Stall.
 func (t *sftpTarget) onPatient(ctx context.Context, patience time.Duration, op func(s *sftpSession) error) error {
-	var since time.Time // the connection was lost without anything done after
 	for {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -171,10 +183,7 @@ func (t *sftpTarget) onPatient(ctx context.Context, patience time.Duration, op f
 		if !again || t.closed.Err() != nil || ctx.Err() != nil {
 			return err
 		}
-		if good := time.Unix(0, t.good.Load()); since.IsZero() || good.After(since) {
-			since = time.Now()
-		}
-		if lost := time.Since(since); lost > t.opts.reconnect() {
+		if lost := t.lostFor(); lost > t.opts.reconnect() {
 			return transient(fmt.Errorf("%w; no way to go on for %v", err, lost.Round(time.Second)), "")
 		}
 	}

@@ -299,6 +299,87 @@ func TestSFTPServerForgets(t *testing.T) {
 	}
 }
 
+// A server that has gone for good is given up after Options.Reconnect, however many
+// writes wait for it: they try to connect in turns.
+func TestSFTPServerGone(t *testing.T) {
+	s := newSSHD(t)
+	line := targetstest.NewLine(t)
+	tg := s.open(t, s.url("crash"), targets.Options{Log: t.Logf, Dial: line.Dial, Stall: 2 * time.Second, Reconnect: 4 * time.Second})
+	defer tg.Close()
+	f, err := tg.Create(t.Context(), "vmcore")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Write(make([]byte, 4<<20)); err != nil {
+		t.Fatal(err)
+	}
+	line.Down(true)
+	line.Cut()
+	start := time.Now()
+	for err == nil {
+		_, err = f.Write(make([]byte, 1<<20))
+	}
+	if took := time.Since(start); took > 15*time.Second { // 4 s, and a try to connect at its longest interval
+		t.Errorf("given up after %v: %v", took, err)
+	}
+	f.Close()
+	start = time.Now()
+	if _, err := tg.Create(t.Context(), "capture.log"); err == nil {
+		t.Error("a file of a server that is gone: no error")
+	}
+	if took := time.Since(start); took > 10*time.Second {
+		t.Errorf("the next file took %v", took)
+	}
+}
+
+// Who is told to end does not wait for what a bad line still has to send, and what is
+// with the server already can be committed all the same.
+func TestSFTPToldToEnd(t *testing.T) {
+	s := newSSHD(t)
+	line := targetstest.NewLine(t)
+	tg := s.open(t, s.url("crash"), targets.Options{Log: t.Logf, Dial: line.Dial, Stall: time.Minute, Reconnect: time.Minute})
+	defer tg.Close()
+	ctx, end := context.WithCancel(t.Context())
+	whole, err := tg.Create(ctx, "whole")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := whole.Write(make([]byte, 1<<20)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := whole.(io.ReaderAt).ReadAt(make([]byte, 1), 0); err != nil { // now all is acknowledged
+		t.Fatal(err)
+	}
+	half, err := tg.Create(ctx, "half")
+	if err != nil {
+		t.Fatal(err)
+	}
+	line.Silence(true)
+	failed := make(chan error, 1)
+	go func() {
+		var err error
+		for err == nil {
+			_, err = half.Write(make([]byte, 1<<20))
+		}
+		half.Close()
+		failed <- err
+	}()
+	time.Sleep(time.Second / 2)
+	end()
+	select {
+	case err := <-failed:
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("failed with %v, want that the context has ended", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("the file waits for the line")
+	}
+	line.Silence(false)
+	if err := whole.Commit(); err != nil {
+		t.Errorf("commit of a file that was with the server: %v", err)
+	}
+}
+
 // What a server cannot take is held back at the writer, in a buffer that has a
 // bound.
 func TestSFTPBufferIsBounded(t *testing.T) {

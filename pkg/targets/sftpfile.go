@@ -27,11 +27,15 @@ type sftpFile struct {
 	t    *sftpTarget
 	name string // final, relative to the target
 
+	live   context.Context // of the workers
+	giveUp context.CancelFunc
+
 	position sync.Mutex // of Write
 	pos      int64
 
 	mu      sync.Mutex
-	changed sync.Cond // anything below
+	changed sync.Cond // anything below, but
+	queued  sync.Cond // for workers: queue, err or ended
 	workers int
 	size    int64
 	writes  int      // calls of WriteAt
@@ -73,13 +77,17 @@ func (c *chunk) overlaps(d *chunk) bool { return c.off < d.end() && d.off < c.en
 func (t *sftpTarget) Create(ctx context.Context, name string) (File, error) {
 	err := errors.Join(ctx.Err(), checkName(name))
 	f := &sftpFile{t: t, name: name, readNext: -1}
-	f.changed.L = &f.mu
+	f.live, f.giveUp = context.WithCancel(t.closed)
+	f.changed.L, f.queued.L = &f.mu, &f.mu
 	if err == nil {
 		err = t.on(ctx, f.create)
 	}
 	if err != nil {
+		f.giveUp()
 		return nil, newError("create", name, t.url, t.advise(err, name))
 	}
+	// Over a bad line what waits to be sent would hold up whoever was told to end.
+	context.AfterFunc(ctx, func() { f.abandon(context.Cause(ctx)) })
 	return f, nil
 }
 
@@ -203,14 +211,15 @@ func (f *sftpFile) push() {
 	if f.workers < f.limit-spareChunks && f.workers < len(f.queue)+len(f.flying) {
 		go f.work(f.workers)
 		f.workers++
+	} else {
+		f.queued.Signal()
 	}
-	f.changed.Broadcast()
 }
 
 // work sends chunks, one at a time, until the file has ended or failed.
 func (f *sftpFile) work(n int) {
 	for c := f.take(); c != nil; c = f.take() {
-		err := f.t.on(f.t.closed, func(s *sftpSession) error { return f.send(s, n, c) })
+		err := f.t.on(f.live, func(s *sftpSession) error { return f.send(s, n, c) })
 		if err != nil {
 			f.fail("write", err)
 		}
@@ -233,7 +242,7 @@ func (f *sftpFile) take() *chunk {
 				return c
 			}
 		}
-		f.changed.Wait()
+		f.queued.Wait()
 	}
 }
 
@@ -254,6 +263,9 @@ func (f *sftpFile) send(s *sftpSession, worker int, c *chunk) error {
 	f.flying = slices.DeleteFunc(f.flying, func(d *chunk) bool { return d == c })
 	f.free = append(f.free, c)
 	f.changed.Broadcast()
+	if len(f.queue) > 0 { // perhaps because c was in the way
+		f.queued.Broadcast()
+	}
 	return nil
 }
 
@@ -350,6 +362,9 @@ func (f *sftpFile) prefix() int64 {
 
 // fail keeps the first error and returns it.
 func (f *sftpFile) fail(op string, err error) error {
+	if !answered(err) { // the workers that wait for a connection stand in the way of who comes next
+		f.giveUp()
+	}
 	err = f.t.advise(err, f.name)
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -357,7 +372,18 @@ func (f *sftpFile) fail(op string, err error) error {
 		f.err = newError(op, f.name, f.t.url, err)
 	}
 	f.changed.Broadcast()
+	f.queued.Broadcast()
 	return f.err
+}
+
+// abandon fails the file unless all of it is acknowledged, or it has ended.
+func (f *sftpFile) abandon(why error) {
+	f.mu.Lock()
+	idle := f.ended || f.filling == nil && len(f.queue)+len(f.flying) == 0
+	f.mu.Unlock()
+	if !idle {
+		f.fail("write", why)
+	}
 }
 
 // flush waits until the server has acknowledged everything.
@@ -448,6 +474,7 @@ func (f *sftpFile) fetch(p []byte, off int64) (n int, err error) {
 }
 
 func (f *sftpFile) Commit() error {
+	defer f.giveUp()
 	if err := f.flush(); err != nil {
 		return err
 	}
@@ -459,6 +486,7 @@ func (f *sftpFile) Commit() error {
 	f.mu.Lock()
 	f.ended = true
 	f.changed.Broadcast()
+	f.queued.Broadcast()
 	f.mu.Unlock()
 	again := false
 	err := f.t.on(ctx, func(s *sftpSession) error {
@@ -483,7 +511,7 @@ func (f *sftpFile) settle(s *sftpSession) error {
 	if v, _ := s.HasExtension("fsync@openssh.com"); v == "1" {
 		err = atOnce(stat, h.Sync)
 	} else {
-		f.unsynced = "the server has no fsync@openssh.com"
+		f.unsynced = "the server has no fsync@openssh.com: it has all bytes, perhaps not yet on its disk"
 		err = stat()
 	}
 	if err != nil {
@@ -530,6 +558,7 @@ func (f *sftpFile) unconfirmed() string { return f.unsynced }
 
 // Close of a file that was not committed sends what is still here.
 func (f *sftpFile) Close() error {
+	defer f.giveUp()
 	f.mu.Lock()
 	ended, failed := f.ended, f.err != nil
 	f.mu.Unlock()
@@ -543,6 +572,7 @@ func (f *sftpFile) Close() error {
 	f.mu.Lock()
 	f.ended = true
 	f.changed.Broadcast()
+	f.queued.Broadcast()
 	f.mu.Unlock()
 	f.opening.Lock()
 	defer f.opening.Unlock()

@@ -325,6 +325,8 @@ func (l *sshLogin) explain(err error, trusted bool) error {
 		return permanent(fmt.Errorf("%s refused user %s with %s", l.addr, l.user, l.with), l.advice)
 	case trusted && strings.Contains(err.Error(), "Too many authentication failures"):
 		return permanent(fmt.Errorf("%s refused user %s with %s: %w", l.addr, l.user, l.with, err), l.advice)
+	case isTimeout(err):
+		return transient(fmt.Errorf("%s: %w", l.addr, err), "the server accepts connections and does not speak")
 	case isBroken(err):
 		return transient(fmt.Errorf("%s: %w", l.addr, err), "the server ended it: see its log")
 	}

@@ -20,7 +20,8 @@ type Target interface {
 	// Create starts the file name, under [IncompleteName] of it, and makes the
 	// directories in front of it. It replaces an incomplete file that an
 	// earlier attempt left, and refuses to start a file that is already
-	// complete (errors.Is(err, fs.ErrExist)).
+	// complete (errors.Is(err, fs.ErrExist)). When ctx ends while bytes of the
+	// file wait for a server, the file fails.
 	Create(ctx context.Context, name string) (File, error)
 
 	// List is the contents of one directory, "" being the top, sorted by name.

@@ -2,8 +2,10 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -22,19 +24,19 @@ import (
 type netFault struct {
 	name   string
 	target string // %s is the name of the fault, which is the folder on the server
-	net    string // words of the network
-	folder string // on the server's data disk
-	append string // on the capture kernel's command line
+	folder string // of it, on the server's data disk
+	conf   string // lines of kdump.conf: words of the network, and more
+	append string // words on the capture kernel's command line
 
-	before func(ctx context.Context, srv *server.Server) error                              // the crash
-	during func(ctx context.Context, srv *server.Server, m *vm.Machine, where string) error // beside it; where is the folder on the server
-	after  func(ctx context.Context, srv *server.Server) error                              // ends the fault
-	remote func(t *testing.T, l *lab, dir string, res *rig.Result)                          // what the server has; dir "" if nothing
+	programs []string // of the capture image, besides rawcopy
+	before   func(ctx context.Context, srv *server.Server) error
+	during   func(ctx context.Context, srv *server.Server, m *vm.Machine) error // beside the crash
+	after    func(ctx context.Context, srv *server.Server) error                // ends the fault
 
-	says   []string      // the console, in the line that tells why
-	step   string        // of the first attempt that failed; "": the server has the dump
-	cost   time.Duration // the longest that the fault may hold the capture up
-	margin time.Duration // in place of faultMargin
+	says   []string      // a line of the console that tells why has all of them
+	step   string        // of the server's attempt that failed; "": the server has the dump
+	killed bool          // PID 1 ended that attempt, which told of the steps before only
+	cost   time.Duration // the longest that the server's attempt may take
 }
 
 // Times of the configuration below. Those of a user are longer: see kdump.conf(5).
@@ -49,32 +51,168 @@ const (
 	faultMargin = 4 * time.Minute
 )
 
-const faultConf = "timeout = 9m\nattempt-timeout = 4m\nnet-timeout = 50s\nstall-timeout = 40s\ndevice-timeout = 20s\n"
+const (
+	faultConf    = "timeout = 9m\nnet-timeout = 50s\nstall-timeout = 40s\ndevice-timeout = 20s\n"
+	faultLongest = "attempt-timeout = 4m\n" // where the fault has no other
+)
 
 const (
 	dhcpWords   = "ip = eth0:dhcp\n"
 	staticWords = "ip = 192.168.77.20:::24::eth0:none\n"
 	sftpTarget  = "sftp://crash@192.168.77.1/dumps/%s" + sftpWords
 	nfsTarget   = "nfs://192.168.77.1/export/%s?vers=4.1"
+
+	// slowly makes a core of 17 MiB take long enough for something to happen in
+	// the middle of it.
+	slowly = "compress = zstd:9\n"
 )
+
+// netFaults are in the order of how far the attempt comes.
+func netFaults() []netFault {
+	faults := append(unreachable(), midway()...)
+	for i := range faults {
+		faults[i].folder = "sftp/dumps"
+		if strings.HasPrefix(faults[i].target, "nfs:") {
+			faults[i].folder = "nfs"
+		}
+	}
+	return faults
+}
+
+// unreachable are faults that keep the attempt from its server, or for a while.
+func unreachable() []netFault {
+	return []netFault{
+		{name: "no-dhcp", target: sftpTarget, conf: dhcpWords,
+			before: daemon("dnsmasq", wire.Stop), after: daemon("dnsmasq", wire.Start),
+			says: []string{"kdump-init: nothing saved on sftp:", "no route to 192.168.77.1", "no DHCP offer"}, step: "network", cost: faultNet},
+		{name: "dhcp-late", target: sftpTarget, conf: dhcpWords,
+			before: daemon("dnsmasq", wire.Stop), during: dhcpLate,
+			says: []string{"eth0: no DHCP offer in "}, cost: faultAttempt},
+		{name: "wrong-vlan", target: "sftp://crash@192.168.5.1/dumps/%s" + sftpWords,
+			conf: "vlan = vlan6:eth0\nip = 192.168.5.20:::24::vlan6:none\n",
+			says: []string{"kdump-init: nothing saved on sftp:", "192.168.5.1 does not answer ARP on vlan6"}, step: "network", cost: faultNet},
+		{name: "dns-dead", target: "sftp://crash@" + server.Name + "/dumps/%s" + sftpWords,
+			conf:   staticWords + "nameserver = 192.168.77.1\n",
+			before: daemon("dnsmasq", wire.Freeze), after: daemon("dnsmasq", wire.Thaw),
+			says: []string{"kdump-init: nothing saved on sftp:", server.Name, "name server"}, step: "network", cost: faultNet},
+		{name: "black-hole", target: "sftp://crash@10.9.9.9/dumps/%s" + sftpWords,
+			conf: "ip = 192.168.77.20::192.168.77.1:24::eth0:none\n", // which does not forward
+			says: []string{"kdump-init: nothing saved on sftp:", "connect to 10.9.9.9:22", "no answer"}, step: "network", cost: faultNet},
+		{name: "server-refuses", target: sftpTarget, conf: staticWords,
+			before: daemon("sshd", wire.Stop), after: daemon("sshd", wire.Start),
+			says: []string{"kdump-init: nothing saved on sftp:", "connection refused"}, step: "network", cost: faultNet},
+		{name: "server-stalls", target: sftpTarget, conf: staticWords,
+			before: daemon("sshd", wire.Freeze), after: daemon("sshd", wire.Thaw),
+			says: []string{"kdump-init: nothing saved on sftp:", "accepts connections and does not speak"}, step: "open target", cost: faultNet},
+	}
+}
+
+// midway are faults that come when half of the core is on its way.
+func midway() []netFault {
+	return []netFault{
+		{name: "server-killed", target: sftpTarget, conf: staticWords + slowly,
+			during: halfway(daemon("sshd", wire.Stop)), after: daemon("sshd", wire.Start),
+			says: []string{"kdump-init: only the kernel log saved on sftp:", "connection refused"}, step: "core", cost: faultAttempt},
+		{name: "cable-cut", target: sftpTarget, conf: staticWords + slowly, during: cutForGood,
+			says: []string{"kdump-init: only the kernel log saved on sftp:"}, step: "core", cost: faultAttempt},
+		{name: "disk-full", target: sftpTarget, conf: staticWords + slowly,
+			during: halfway(func(ctx context.Context, srv *server.Server) error { return srv.Fill(ctx, 1) }),
+			after: func(ctx context.Context, srv *server.Server) error {
+				_, err := srv.Run(ctx, "rm /srv/filled")
+				return err
+			},
+			says: []string{"kdump-init: only the kernel log saved on sftp:", "no space"}, step: "core", cost: faultAttempt},
+		{name: "loss", target: sftpTarget, conf: dhcpWords,
+			before: func(ctx context.Context, srv *server.Server) error { return srv.Netem(ctx, "loss 30%") },
+			after:  func(ctx context.Context, srv *server.Server) error { return srv.Netem(ctx, "") },
+			says:   []string{"kdump-init: done: crash saved on sftp:"}, cost: faultAttempt},
+		{name: "bad-line", target: sftpTarget, conf: staticWords + "attempt-timeout = 75s\n", before: badLine,
+			after: func(ctx context.Context, srv *server.Server) error {
+				return errors.Join(srv.Netem(ctx, ""), srv.Drop(ctx, 22, 0))
+			},
+			says: []string{"kdump-init: not done after 1m15s, told to end"}, step: "core", cost: 75 * time.Second},
+		{name: "nfs-frozen", target: nfsTarget, conf: staticWords + slowly,
+			during: halfway(nfsGone), after: nfsBack,
+			says: []string{"kdump-init: only the kernel log saved on nfs:"}, step: "core", cost: faultAttempt},
+		{name: "nfs-frozen-unmount", target: nfsTarget, conf: staticWords,
+			before: func(ctx context.Context, srv *server.Server) error { return srv.Netem(ctx, "delay 200ms") }, during: frozenAtEnd,
+			after: func(ctx context.Context, srv *server.Server) error {
+				return errors.Join(srv.Netem(ctx, ""), nfsBack(ctx, srv))
+			},
+			says: []string{"kdump-init: only the kernel log saved on nfs:", "unmounted by force"}, step: "close target", cost: faultAttempt},
+		{name: "savecore-stopped", target: nfsTarget, conf: staticWords, programs: []string{"./saboteur"},
+			append: "rawcopy.then=/saboteur saboteur.stop=savecore:2097152",
+			says:   []string{"kdump-init: savecore: nothing moved for 40s, killed"}, step: "core", killed: true, cost: faultAttempt},
+	}
+}
 
 func daemon(name string, verb wire.Verb) func(context.Context, *server.Server) error {
 	return func(ctx context.Context, srv *server.Server) error { return srv.Daemon(ctx, name, verb) }
 }
 
-// netFaults are in the order of how far the attempt comes.
-func netFaults() []netFault {
-	return []netFault{
-		{name: "no-dhcp", target: sftpTarget, net: dhcpWords, folder: "sftp/dumps",
-			before: daemon("dnsmasq", wire.Stop), after: daemon("dnsmasq", wire.Start),
-			says: []string{"target: no route to 192.168.77.1", "no DHCP offer"}, step: "network", cost: faultNet},
-		{name: "server-refuses", target: sftpTarget, net: staticWords, folder: "sftp/dumps",
-			before: daemon("sshd", wire.Stop), after: daemon("sshd", wire.Start),
-			says: []string{"target: reach 192.168.77.1", "connection refused"}, step: "network", cost: faultNet},
-		{name: "server-stalls", target: sftpTarget, net: staticWords, folder: "sftp/dumps",
-			before: daemon("sshd", wire.Freeze), after: daemon("sshd", wire.Thaw),
-			says: []string{"target: open sftp://crash@192.168.77.1/dumps/server-stalls"}, step: "open target", cost: 2 * faultNet},
+// nfsGone throws away all that comes for the kernel's NFS server, which cannot be
+// stopped like a process.
+func nfsGone(ctx context.Context, srv *server.Server) error { return srv.Drop(ctx, 2049, 100) }
+func nfsBack(ctx context.Context, srv *server.Server) error { return srv.Drop(ctx, 2049, 0) }
+
+// badLine loses three of ten packets each way: what the core is made of too.
+func badLine(ctx context.Context, srv *server.Server) error {
+	return errors.Join(srv.Netem(ctx, "loss 30%"), srv.Drop(ctx, 22, 30))
+}
+
+// dhcpLate starts the DHCP server 30 s after the NIC has a carrier.
+func dhcpLate(ctx context.Context, srv *server.Server, m *vm.Machine) error {
+	_, _, waited := m.Wait(ctx, "savecore: eth0: carrier after")
+	if waited == nil {
+		select {
+		case <-time.After(30 * time.Second):
+		case <-ctx.Done():
+		}
 	}
+	return errors.Join(waited, srv.Daemon(context.WithoutCancel(ctx), "dnsmasq", wire.Start))
+}
+
+// core waits until between 40 and 80 percent of the core have been read.
+func core(ctx context.Context, m *vm.Machine) error {
+	var texts []string
+	for percent := 40; percent < 80; percent++ {
+		texts = append(texts, fmt.Sprintf("savecore: core  %d%%", percent))
+	}
+	_, _, err := m.Wait(ctx, texts...)
+	return err
+}
+
+// halfway has something happen then. That it came in time is seen by the attempt, which
+// fails at its core.
+func halfway(what func(context.Context, *server.Server) error) func(context.Context, *server.Server, *vm.Machine) error {
+	return func(ctx context.Context, srv *server.Server, m *vm.Machine) error {
+		if err := core(ctx, m); err != nil {
+			return err
+		}
+		return what(ctx, srv)
+	}
+}
+
+// frozenAtEnd has the NFS server gone when the core is safe there. What tells of it is
+// not yet: each answer of the server takes its time.
+func frozenAtEnd(ctx context.Context, srv *server.Server, m *vm.Machine) error {
+	if _, _, err := m.Wait(ctx, "savecore: saved vmcore:"); err != nil {
+		return err
+	}
+	return nfsGone(ctx, srv)
+}
+
+// cutForGood takes the cable out.
+func cutForGood(ctx context.Context, _ *server.Server, m *vm.Machine) error {
+	if err := core(ctx, m); err != nil {
+		return err
+	}
+	q, err := m.Monitor(ctx)
+	if err != nil {
+		return err
+	}
+	defer q.Close()
+	return q.SetLink(ctx, "net0", false)
 }
 
 // TestNetworkFaults has each crash with its fault, one after the other, with one
@@ -128,14 +266,18 @@ func crashWith(ctx context.Context, t *testing.T, l *lab, srv *server.Server, f 
 			}
 		}()
 	}
+	longest := faultLongest
+	if strings.Contains(f.conf, "attempt-timeout") {
+		longest = ""
+	}
 	s := setup{
-		conf:  faultConf + f.net + "target = " + strings.ReplaceAll(f.target, "%s", f.name) + "\n" + diskLine,
-		files: srv.Files(), programs: []string{"./rawcopy"},
+		conf:  faultConf + longest + f.conf + "target = " + strings.ReplaceAll(f.target, "%s", f.name) + "\n" + diskLine,
+		files: srv.Files(), programs: append([]string{"./rawcopy"}, f.programs...),
 		crash: rig.Crash{Fill: true, Raw: true, Append: strings.TrimSpace("rawcopy.serial=raw " + f.append), NICs: srv.NICs(), Limit: 9 * time.Minute},
 	}
 	if f.during != nil {
 		s.crash.Watch = func(ctx context.Context, m *vm.Machine) error {
-			return f.during(ctx, srv, m, filepath.Join("/srv", f.folder, f.name))
+			return f.during(ctx, srv, m)
 		}
 	}
 	res := l.run(t, "6.1", s)
@@ -176,14 +318,9 @@ func (f netFault) check(t *testing.T, l *lab, res *rig.Result, root string) {
 		checkLogs(t, disk)
 	} else {
 		checkWhole(t, l, disk, res)
-		if server != "" {
-			checkNoCore(t, server)
-		}
+		f.checkNoCore(t, l, server, res)
 	}
 	f.checkResult(t, disk)
-	if f.remote != nil {
-		f.remote(t, l, server, res)
-	}
 }
 
 // checkWhole compares a dump with the raw core.
@@ -206,11 +343,40 @@ func checkLogs(t *testing.T, dir string) {
 	contains(t, dir, "vmcore-dmesg.txt", unique, "Kernel panic - not syncing: sysrq triggered crash")
 }
 
-// checkNoCore makes sure that nobody takes what is there for a whole core.
-func checkNoCore(t *testing.T, dir string) {
+// checkNoCore makes sure that nobody takes what the server has for a whole core, unless
+// it is one. The kernel log is there if the attempt came so far: before the core.
+func (f netFault) checkNoCore(t *testing.T, l *lab, dir string, res *rig.Result) {
 	t.Helper()
-	if _, err := os.Stat(filepath.Join(dir, "vmcore")); !os.IsNotExist(err) {
-		t.Errorf("%s/vmcore is there (%v), and the attempt failed", dir, err)
+	begun := f.step == "core" || f.step == "close target"
+	if dir == "" {
+		if begun {
+			t.Error("the server has no dump directory")
+		}
+		return
+	}
+	if begun {
+		contains(t, dir, "vmcore-dmesg.txt", unique, "Kernel panic - not syncing: sysrq triggered crash")
+	}
+	if f.step == "close target" {
+		checkPages(t, l, filepath.Join(dir, "vmcore"), res.Raw)
+		return
+	}
+	for _, name := range files(t, dir) {
+		if name == "vmcore" {
+			t.Errorf("%s/vmcore is there, and the attempt failed", dir)
+		}
+		if name != "vmcore-incomplete" {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+		defer cancel()
+		cmd := exec.CommandContext(ctx, "go", "run", "./cmds/vmcore", "verify", filepath.Join(dir, name))
+		cmd.Dir = l.Root
+		out, err := rig.Output(cmd)
+		if err == nil {
+			t.Errorf("vmcore verify of half a core: %s", out)
+		}
+		t.Logf("half a core: %s", out)
 	}
 }
 
@@ -240,11 +406,11 @@ func (f netFault) checkResult(t *testing.T, dir string) {
 		}
 		return
 	}
-	last := remote.Steps[len(remote.Steps)-1]
-	if remote.Saved == result.SavedAll || remote.Error == "" || last.Name != f.step || last.Error == "" {
+	failed := slices.ContainsFunc(remote.Steps, func(s result.Step) bool { return s.Name == f.step && s.Error != "" })
+	if remote.Saved == result.SavedAll || remote.Error == "" || failed == f.killed {
 		t.Errorf("second attempt: %+v, want it to fail at the step %s", remote, f.step)
 	}
-	if remote.Seconds > (f.cost + faultGrace).Seconds() {
-		t.Errorf("the server's attempt took %.1f s, want at most %s", remote.Seconds, f.cost+faultGrace)
+	if limit := f.cost + faultGrace; remote.Seconds > limit.Seconds() {
+		t.Errorf("the server's attempt took %.1f s, want at most %s", remote.Seconds, limit)
 	}
 }
