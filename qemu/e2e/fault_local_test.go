@@ -46,9 +46,8 @@ func TestFaults(t *testing.T) {
 		{"two-crashes-in-a-second", testSameSecond},
 		{"crash-while-booting", testWhileBooting},
 		{"smallest-reservation", testSmallest},
+		{"smallest-reservation-for-any-filesystem", testSmallestForAny},
 		{"reservation-too-small", testTooSmall},
-		{"XX112M", func(t *testing.T, l *lab) { testReservation(t, l, "112M") }},
-		{"XX104M", func(t *testing.T, l *lab) { testReservation(t, l, "104M") }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

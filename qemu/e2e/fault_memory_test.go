@@ -172,15 +172,19 @@ func testWhileBooting(t *testing.T, l *lab) {
 // testSmallest: README says that this reservation is enough for a disk, with the image
 // that its example makes.
 func testSmallest(t *testing.T, l *lab) {
-	testReservation(t, l, "96M")
+	conf := "target = disk:///crash?dev=LABEL=CRASH&fstype=ext4\n"
+	testReservation(t, l, setup{conf: conf, flags: []string{}, crash: rig.Crash{Fill: true, Reserve: "96M"}})
 }
 
-func testReservation(t *testing.T, l *lab, reserve string) {
-	res := l.run(t, "6.1", setup{
-		conf:  "target = disk:///crash?dev=LABEL=CRASH&fstype=ext4\n",
-		flags: []string{},
-		crash: rig.Crash{Fill: true, Reserve: reserve},
-	})
+// testSmallestForAny: the image has the modules of four filesystems, since its
+// configuration does not say which it will be.
+func testSmallestForAny(t *testing.T, l *lab) {
+	testReservation(t, l, setup{crash: rig.Crash{Fill: true, Reserve: "112M"}})
+}
+
+func testReservation(t *testing.T, l *lab, s setup) {
+	t.Helper()
+	res := l.run(t, "6.1", s)
 	want(t, res, "kdump-init: done: ")
 	dir := oneDirectory(t, res)
 	checkFiles(t, dir, "vmcore", "vmcore-dmesg.txt", "capture.log", "result.json", "SHA256SUMS")
