@@ -46,6 +46,7 @@ func TestFaults(t *testing.T) {
 		{"two-crashes-in-a-second", testSameSecond},
 		{"crash-while-booting", testWhileBooting},
 		{"smallest-reservation", testSmallest},
+		{"smallest-reservation-for-any-filesystem", testSmallestForAny},
 		{"reservation-too-small", testTooSmall},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -138,11 +139,11 @@ func testAbort(t *testing.T, l *lab) {
 	logThere(t, filepath.Join(res.Tree, "first"))
 }
 
-// testGlobalDeadline: savecore stands still, and what would end it is configured to be
-// later than the end of everything.
+// testGlobalDeadline: savecore stands still for less than would end it, and the deadline
+// of everything comes first.
 func testGlobalDeadline(t *testing.T, l *lab) {
 	res := l.run(t, "6.1", setup{
-		conf:     "target = disk:///crash?dev=LABEL=CRASH\ntimeout = 75s\nattempt-timeout = 20m\nstall-timeout = 20m\n",
+		conf:     "target = disk:///crash?dev=LABEL=CRASH\ntimeout = 75s\nattempt-timeout = 75s\nstall-timeout = 20m\n",
 		programs: []string{"./saboteur"},
 		crash:    rig.Crash{Fill: true, Append: "saboteur.stop=savecore" + enough, Limit: 6 * time.Minute},
 	})

@@ -169,9 +169,22 @@ func testWhileBooting(t *testing.T, l *lab) {
 	l.verify(t, filepath.Join(dir, "vmcore"))
 }
 
-// testSmallest: README says that this reservation is enough for a disk.
+// testSmallest: README says that this reservation is enough for a disk, with the image
+// that its example makes.
 func testSmallest(t *testing.T, l *lab) {
-	res := l.run(t, "6.1", setup{crash: rig.Crash{Fill: true, Reserve: "96M"}})
+	conf := "target = disk:///crash?dev=LABEL=CRASH&fstype=ext4\n"
+	testReservation(t, l, setup{conf: conf, flags: []string{}, crash: rig.Crash{Fill: true, Reserve: "96M"}})
+}
+
+// testSmallestForAny: the image has the modules of four filesystems, since its
+// configuration does not say which it will be.
+func testSmallestForAny(t *testing.T, l *lab) {
+	testReservation(t, l, setup{crash: rig.Crash{Fill: true, Reserve: "112M"}})
+}
+
+func testReservation(t *testing.T, l *lab, s setup) {
+	t.Helper()
+	res := l.run(t, "6.1", s)
 	want(t, res, "kdump-init: done: ")
 	dir := oneDirectory(t, res)
 	checkFiles(t, dir, "vmcore", "vmcore-dmesg.txt", "capture.log", "result.json", "SHA256SUMS")
