@@ -43,7 +43,6 @@ type netFault struct {
 // Times of the configuration below. Those of a user are longer: see kdump.conf(5).
 const (
 	faultNet     = 50 * time.Second
-	faultStall   = 40 * time.Second
 	faultAttempt = 4 * time.Minute
 	faultGrace   = 40 * time.Second // told to end, killed, unmounted: all at their longest
 
