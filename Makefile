@@ -45,7 +45,7 @@ check: setup
 	$(GO) tool staticcheck ./...
 	$(GO) test ./...
 	cd qemu && $(GO) test $$($(GO) list ./... | grep -v /e2e)
-	CGO_ENABLED=1 $(GO) test -race $(CONCURRENT)
+	CGO_ENABLED=1 $(GO) test -p 1 -race $(CONCURRENT)
 
 # A selection that fits into a quarter of an hour.
 crashes: setup

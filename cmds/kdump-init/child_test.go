@@ -19,6 +19,7 @@ func shell(script string, timeout time.Duration) attempt {
 // The children of these tests are reaped with wait4(-1), as PID 1 does it: so
 // they must not run beside others.
 func TestChild(t *testing.T) {
+	c := &capture{cfg: config.Default()} // one: another's reaper may still be about
 	for _, tt := range []struct {
 		name   string
 		script string
@@ -33,7 +34,6 @@ func TestChild(t *testing.T) {
 		{"ignores SIGTERM", "trap '' TERM; while :; do /bin/sleep 1; done", 200 * time.Millisecond, 0, "not done after 200ms, killed"},
 		{"a grandchild holds its output", "/bin/sleep 5 & exit 0", time.Minute, 0, ""},
 	} {
-		c := &capture{cfg: config.Default()}
 		start := time.Now()
 		status, err := c.child(shell(tt.script, tt.limit))
 		if status != tt.status || (err == nil) != (tt.err == "") || (err != nil && !strings.Contains(err.Error(), tt.err)) {
@@ -48,6 +48,8 @@ func TestChild(t *testing.T) {
 // An attempt that stands still is ended long before its deadline; one that is slow,
 // and one that has asked for time, are not.
 func TestChildThatStandsStill(t *testing.T) {
+	c := &capture{cfg: config.Default()}
+	c.cfg.StallTimeout = time.Second
 	for _, tt := range []struct {
 		name, script string
 		status       int
@@ -58,8 +60,6 @@ func TestChildThatStandsStill(t *testing.T) {
 		{"waits with a reason", "printf '\\001' >&3; /bin/sleep 2.5; exit 3", 3, ""},
 		{"its reason is over", "printf '\\001\\000' >&3; exec /bin/sleep 60", 0, "nothing moved for "},
 	} {
-		c := &capture{cfg: config.Default()}
-		c.cfg.StallTimeout = time.Second
 		status, err := c.child(shell(tt.script, time.Minute))
 		if status != tt.status || (err == nil) != (tt.err == "") || (err != nil && !strings.HasPrefix(err.Error(), tt.err)) {
 			t.Errorf("%s: %d, %v, want %d, %q", tt.name, status, err, tt.status, tt.err)
@@ -69,6 +69,7 @@ func TestChildThatStandsStill(t *testing.T) {
 
 // What the Go runtime says of a panic is in the log of the capture: nobody else has it.
 func TestLastWords(t *testing.T) {
+	c := &capture{cfg: config.Default()} // one: another's reaper may still be about
 	for _, tt := range []struct {
 		name, script string
 		want, not    string
@@ -82,7 +83,7 @@ func TestLastWords(t *testing.T) {
 		}
 		before := os.Stderr
 		os.Stderr = said // where the log goes that is not open
-		status, err := (&capture{cfg: config.Default()}).child(shell(tt.script, time.Minute))
+		status, err := c.child(shell(tt.script, time.Minute))
 		os.Stderr = before
 		if status != 2 || err != nil {
 			t.Errorf("%s: %d, %v", tt.name, status, err)

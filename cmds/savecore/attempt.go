@@ -368,9 +368,13 @@ func (a *attempt) writeFile(ctx context.Context, name string, write func(io.Writ
 	sum := newSum(name, f)
 	if err := write(sum); err != nil {
 		f.Close() // leaves NAME-incomplete
+		if f.Size() == 0 {
+			err = errors.Join(err, a.target.Remove(ctx, targets.IncompleteName(a.dir+"/"+name)))
+		}
 		return 0, err
 	}
 	if err := f.Commit(); err != nil {
+		f.Close()
 		return 0, err
 	}
 	a.sums.add(sum)

@@ -47,12 +47,13 @@ func (a *attempt) writeCore(ctx context.Context, m *memmap.Map, o dump.Options) 
 	}
 	a.beat.Beat(commitGrace)
 	if err := f.Commit(); err != nil {
+		f.Close() // or it is in the way of the unmount
 		return err
 	}
 	a.beat.Beat(0)
 	a.account.file("vmcore", f.Size())
 	if why := targets.Unconfirmed(f); why != "" {
-		a.log.printf("vmcore may not be durable: %s", why)
+		a.log.printf("vmcore is unconfirmed: %s", why)
 	}
 	a.log.printf("saved vmcore: %s, %d pages (%d of them zero), checksum and sync %.1f s", mib(uint64(f.Size())), stats.Written, stats.Zero, time.Since(start).Seconds())
 	if stats.Unreadable > 0 {

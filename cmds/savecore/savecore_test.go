@@ -673,6 +673,9 @@ func TestNoVMCOREINFO(t *testing.T) {
 		if status != exitSaved || len(names) != 1 {
 			t.Fatalf("%s: exit status %d, dumps %q:\n%s", tt.name, status, names, &out)
 		}
+		if _, err := os.Stat(filepath.Join(filepath.Dir(names[0]), "vmcore-dmesg-incomplete.txt")); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s: an empty kernel log is there: %v", tt.name, err)
+		}
 		b, err := os.ReadFile(names[0])
 		if err != nil || !strings.HasPrefix(string(b), tt.magic) {
 			t.Errorf("%s: %v, begins with %q", tt.name, err, b[:8])

@@ -95,7 +95,7 @@ func (s Server) store(t *testing.T) Store {
 
 func (s Server) open(t *testing.T, dir string, o targets.Options) targets.Target {
 	t.Helper()
-	tg, err := s.try(t, s.URL(dir), o, 20*time.Second)
+	tg, err := s.try(t, s.URL(dir), o, time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -145,7 +145,7 @@ func (s Server) refused(t *testing.T) {
 			if errors.As(err, &e) && (e.Temporary || e.URL != targets.Redacted(r.URL) || !strings.Contains(err.Error(), r.Says)) {
 				t.Errorf("%v: temporary %v; want %q", err, e.Temporary, r.Says)
 			}
-			if took := time.Since(start); took > 20*time.Second {
+			if took := time.Since(start); took > time.Minute {
 				t.Errorf("took %v", took)
 			}
 			t.Log(err)
@@ -198,7 +198,7 @@ func (s Server) nobody(t *testing.T) {
 	if errors.As(err, &e) && !e.Temporary {
 		t.Errorf("%v: is called permanent", err)
 	}
-	if took := time.Since(start); took > 10*time.Second {
+	if took := time.Since(start); took > 30*time.Second {
 		t.Errorf("took %v", took)
 	}
 	t.Log(err)
@@ -257,7 +257,7 @@ func (s Server) gone(t *testing.T) {
 	defer s.Start(t)
 	start := time.Now()
 	s.lost(t, stream(f, pattern(24<<20), func() { s.Kill(t) }), "gone/vmcore")
-	if took := time.Since(start); took > 20*time.Second {
+	if took := time.Since(start); took > time.Minute {
 		t.Errorf("took %v", took)
 	}
 	_, err := f.Write([]byte("x"))
@@ -336,7 +336,7 @@ func (s Server) blackHole(t *testing.T) {
 	s.lost(t, err, "hole/vmcore")
 	// The stall, then attempts to connect until reconnect is over, the last of
 	// which may take another stall.
-	if most := 2*stall + reconnect + 8*time.Second; took > most || took < stall/2 {
+	if most := 2*stall + reconnect + 40*time.Second; took > most || took < stall/2 {
 		t.Errorf("noticed after %v, want at most %v", took, most)
 	}
 	line.Silence(false)

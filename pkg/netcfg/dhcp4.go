@@ -26,9 +26,7 @@ type lease4 struct {
 	dns     []netip.Addr
 	search  []string
 	mtu     int // 0: none said
-	got     time.Time
-	t1, t2  time.Duration // after got: renew, ask everybody
-	end     time.Duration
+	term
 }
 
 // client4 speaks to servers on one link. Each exchange has a socket of its own:
@@ -191,7 +189,7 @@ func readLease4(ack *dhcpv4.DHCPv4) (*lease4, error) {
 	if bits == 0 || size != 32 {
 		bits = 32
 	}
-	l := &lease4{address: netip.PrefixFrom(address, bits), server: toAddr(ack.ServerIdentifier()), got: time.Now()}
+	l := &lease4{address: netip.PrefixFrom(address, bits), server: toAddr(ack.ServerIdentifier()), term: term{got: time.Now()}}
 	// RFC 3442: with classless routes, the router option does not count.
 	for _, r := range ack.ClasslessStaticRoute() {
 		l.routes = append(l.routes, networds.Route{Net: toPrefix(r.Dest).Masked(), Gateway: toAddr(r.Router)})
@@ -277,38 +275,18 @@ func (j *job) takeLease4(l link, lease *lease4) {
 
 // renew4 waits until the lease wants to be renewed, and returns the new one. nil:
 // ctx is over, or the server does not want it any more.
-func (j *job) renew4(ctx context.Context, c *client4, l *lease4) *lease4 {
-	if !sleep(ctx, time.Until(l.got.Add(l.t1))) {
-		return nil
+func (j *job) renew4(ctx context.Context, c *client4, l *lease4) (next *lease4) {
+	answered := l.renew(ctx, j, l.address, func(everybody bool, wait time.Duration) (err error) {
+		next, err = c.renew(ctx, l, !everybody, wait)
+		return err
+	})
+	switch {
+	case next != nil:
+		j.n.log("%s: lease of %s renewed for %s", j.name, next.address, next.end)
+	case answered:
+		j.n.log("%s: DHCP server does not renew %s", j.name, l.address)
 	}
-	for {
-		now := time.Since(l.got)
-		phase, unicast := l.t2, true
-		if now >= l.t2 {
-			phase, unicast = l.end, false
-		}
-		if now >= l.end {
-			j.n.log("%s: lease of %s ran out, nobody has renewed it; the address is kept", j.name, l.address)
-			return nil
-		}
-		wait := min(max((phase-now)/2, 2*time.Second), time.Minute)
-		next, err := c.renew(ctx, l, unicast, wait)
-		switch {
-		case err == nil && next == nil:
-			j.n.log("%s: DHCP server does not renew %s", j.name, l.address)
-			return nil
-		case err == nil:
-			j.n.log("%s: lease of %s renewed for %s", j.name, next.address, next.end)
-			return next
-		case ctx.Err() != nil:
-			return nil
-		case !errors.Is(err, errNoAnswer):
-			j.n.log("%s: renew %s: %v", j.name, l.address, err)
-			if !sleep(ctx, wait) {
-				return nil
-			}
-		}
-	}
+	return next
 }
 
 // renew asks once: the server that gave the lease, or everybody. No lease and

@@ -24,9 +24,7 @@ type lease6 struct {
 	server  dhcpv6.DUID
 	dns     []netip.Addr
 	search  []string
-	got     time.Time
-	t1, t2  time.Duration // after got: renew, ask everybody
-	end     time.Duration
+	term
 }
 
 // client6 speaks to the servers of one link. It is known by its MAC address, so
@@ -206,7 +204,7 @@ func (c *client6) read(reply *dhcpv6.Message) (*lease6, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &lease6{address: toAddr(a.IPv6Addr), server: reply.Options.ServerID(), got: time.Now()}
+	l := &lease6{address: toAddr(a.IPv6Addr), server: reply.Options.ServerID(), term: term{got: time.Now()}}
 	l.dns, l.search = servers6(reply)
 	l.end = min(max(a.ValidLifetime, 10*time.Second), 24*time.Hour)
 	for _, ia := range reply.Options.IANA() {
@@ -255,38 +253,21 @@ func (j *job) takeLease6(l link, lease *lease6) {
 }
 
 // renew6 is renew4 of DHCPv6.
-func (j *job) renew6(ctx context.Context, c *client6, l *lease6) *lease6 {
-	if !sleep(ctx, time.Until(l.got.Add(l.t1))) {
-		return nil
-	}
-	for {
-		now := time.Since(l.got)
-		phase, options := l.t2, []dhcpv6.Option{dhcpv6.OptServerID(l.server)}
-		kind := dhcpv6.MessageTypeRenew
-		if now >= l.t2 {
-			phase, options, kind = l.end, nil, dhcpv6.MessageTypeRebind
-		}
-		if now >= l.end {
-			j.n.log("%s: lease of %s ran out, nobody has renewed it; the address is kept", j.name, l.address)
-			return nil
+func (j *job) renew6(ctx context.Context, c *client6, l *lease6) (next *lease6) {
+	l.renew(ctx, j, l.address, func(everybody bool, wait time.Duration) (err error) {
+		kind, options := dhcpv6.MessageTypeRenew, []dhcpv6.Option{dhcpv6.OptServerID(l.server)}
+		if everybody {
+			kind, options = dhcpv6.MessageTypeRebind, nil
 		}
 		ia := &dhcpv6.OptIANA{IaId: c.iaid}
 		ia.Options.Add(&dhcpv6.OptIAAddress{IPv6Addr: l.address.AsSlice()})
-		wait := min(max((phase-now)/2, 2*time.Second), time.Minute)
-		next, err := c.renew(ctx, c.message(kind, append(options, ia)...), wait)
-		switch {
-		case err == nil:
-			j.n.log("%s: lease of %s renewed for %s", j.name, next.address, next.end)
-			return next
-		case ctx.Err() != nil:
-			return nil
-		case !errors.Is(err, errNoAnswer):
-			j.n.log("%s: renew %s: %v", j.name, l.address, err)
-			if !sleep(ctx, wait) {
-				return nil
-			}
-		}
+		next, err = c.renew(ctx, c.message(kind, append(options, ia)...), wait)
+		return err
+	})
+	if next != nil {
+		j.n.log("%s: lease of %s renewed for %s", j.name, next.address, next.end)
 	}
+	return next
 }
 
 func (c *client6) renew(ctx context.Context, m *dhcpv6.Message, wait time.Duration) (*lease6, error) {

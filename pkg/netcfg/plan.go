@@ -362,14 +362,16 @@ type Error struct {
 }
 
 func (e *Error) Error() string {
-	text := e.Op
-	if e.Err != nil {
-		text += ": " + e.Err.Error()
+	seen := strings.Join(e.Seen, "; ")
+	switch {
+	case e.Err == nil && seen == "":
+		return e.Op
+	case e.Err == nil:
+		return e.Op + ": " + seen
+	case seen == "":
+		return e.Op + ": " + e.Err.Error()
 	}
-	if len(e.Seen) > 0 {
-		text += ": " + strings.Join(e.Seen, "; ")
-	}
-	return text
+	return e.Op + ": " + e.Err.Error() + " (" + seen + ")"
 }
 
 func (e *Error) Unwrap() error { return e.Err }

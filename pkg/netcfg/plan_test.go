@@ -278,3 +278,42 @@ func TestVLANName(t *testing.T) {
 		}
 	}
 }
+
+// A server that is away for minutes must not fill the console.
+func TestRepeated(t *testing.T) {
+	var r repeated
+	var got []string
+	for i := range 20 {
+		step := "neighbour"
+		if i >= 10 {
+			step = "connection refused"
+		}
+		if again, worth := r.add(step); worth {
+			got = append(got, step+again)
+		}
+	}
+	want := []string{
+		"neighbour", "neighbour (2 times)", "neighbour (4 times)", "neighbour (8 times)",
+		"connection refused", "connection refused (2 times)", "connection refused (4 times)", "connection refused (8 times)",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("%q", got)
+	}
+}
+
+func TestErrorText(t *testing.T) {
+	cause, seen := errNoHost, []string{"eth0: no carrier in 60.0 s", "eth1: not begun"}
+	for _, tt := range []struct {
+		e    Error
+		want string
+	}{
+		{Error{Op: "no address in 2.0 s"}, "no address in 2.0 s"},
+		{Error{Op: "no route to h in 2.0 s", Seen: seen}, "no route to h in 2.0 s: eth0: no carrier in 60.0 s; eth1: not begun"},
+		{Error{Op: "reach h", Err: cause}, "reach h: no such host"},
+		{Error{Op: "reach h", Err: cause, Seen: seen}, "reach h: no such host (eth0: no carrier in 60.0 s; eth1: not begun)"},
+	} {
+		if got := tt.e.Error(); got != tt.want {
+			t.Errorf("%q, want %q", got, tt.want)
+		}
+	}
+}

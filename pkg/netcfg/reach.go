@@ -29,19 +29,25 @@ func (n *Network) Reach(ctx context.Context, host string, port int) error {
 	start := time.Now()
 	refused := 0
 	var last error
+	told := make(map[netip.Addr]*repeated)
 	for {
 		list, err := n.Resolve(ctx, host)
 		if err != nil {
 			return &Error{Op: "reach " + host, Err: err, Seen: n.seen()}
 		}
 		for _, a := range list {
-			err := n.reachAddress(ctx, netip.AddrPortFrom(a, uint16(port)))
+			step, err := n.reachAddress(ctx, netip.AddrPortFrom(a, uint16(port)))
 			if err == nil {
 				n.log("network: %s answers on port %d after %s", host, port, took(start))
 				return nil
 			}
 			if until, ok := ctx.Deadline(); last == nil || !ok || time.Until(until) > 0 {
-				n.log("network: %v", err)
+				if told[a] == nil {
+					told[a] = &repeated{}
+				}
+				if again, worth := told[a].add(step); worth {
+					n.log("network: %v%s", err, again)
+				}
 				last = err
 			}
 			if errors.Is(err, unix.ECONNREFUSED) {
@@ -55,17 +61,38 @@ func (n *Network) Reach(ctx context.Context, host string, port int) error {
 	}
 }
 
-func (n *Network) reachAddress(ctx context.Context, to netip.AddrPort) error {
+// repeated counts how often the same step has failed.
+type repeated struct {
+	step  string
+	times int
+}
+
+// add tells what to say of it, and whether it is worth a line: the first time, the
+// second, the fourth, and so on.
+func (r *repeated) add(step string) (again string, worth bool) {
+	if step != r.step {
+		*r = repeated{step: step}
+	}
+	r.times++
+	if r.times > 1 {
+		again = fmt.Sprintf(" (%d times)", r.times)
+	}
+	return again, r.times&(r.times-1) == 0
+}
+
+// reachAddress makes one try. step says what failed: route, neighbour, silence, or
+// what the kernel said of the connection.
+func (n *Network) reachAddress(ctx context.Context, to netip.AddrPort) (step string, err error) {
 	r, err := lookupRoute(to.Addr())
 	if err != nil {
-		return fmt.Errorf("no route to %s: %w", to.Addr(), err)
+		return "route", fmt.Errorf("no route to %s: %w", to.Addr(), err)
 	}
 	if !r.local {
 		if err := n.neighbour(ctx, r, to.Addr()); err != nil {
 			if demote(to.Addr(), r.index) {
 				n.log("network: %s does not lead to %s, the next default route goes first now", r.dev, to.Addr())
 			}
-			return err
+			return "neighbour", err
 		}
 	}
 	dctx, cancel := context.WithTimeout(ctx, connectTime)
@@ -73,19 +100,19 @@ func (n *Network) reachAddress(ctx context.Context, to netip.AddrPort) error {
 	start := time.Now()
 	c, err := (&net.Dialer{KeepAlive: -1}).DialContext(dctx, "tcp", to.String())
 	if err == nil {
-		return c.Close()
+		return "", c.Close()
 	}
 	if isTimeout(err) || errors.Is(err, context.DeadlineExceeded) {
 		if demote(to.Addr(), r.index) {
 			n.log("network: nobody answers behind %s, the next default route goes first now", r.dev)
 		}
-		return fmt.Errorf("connect to %s %s: no answer in %s", to, r, took(start))
+		return "silence", fmt.Errorf("connect to %s %s: no answer in %s", to, r, took(start))
 	}
 	var sys *os.SyscallError
 	if errors.As(err, &sys) {
 		err = sys.Err
 	}
-	return fmt.Errorf("connect to %s %s: %w", to, r, err)
+	return err.Error(), fmt.Errorf("connect to %s %s: %w", to, r, err)
 }
 
 // neighbour waits until the next host on the way has answered ARP or neighbour

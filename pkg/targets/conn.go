@@ -47,9 +47,9 @@ func (o Options) dialAddr(ctx context.Context, addr string) (net.Conn, error) {
 }
 
 // conn is a connection whose peer has to do something within stall: each Read
-// and each piece of a Write has that long. A Read is given more as long as the
-// peer's TCP acknowledges what was sent before: on a slow line an answer waits
-// behind all that the socket holds.
+// has that long, and so has a Write from one byte taken to the next. A Read is
+// given more as long as the peer's TCP acknowledges what was sent before: on a
+// slow line an answer waits behind all that the socket holds.
 //
 // A connection that is allowed to be silent must send something that is
 // answered more often than that.
@@ -58,10 +58,6 @@ type conn struct {
 	raw   syscall.RawConn // nil where it is no socket
 	stall time.Duration
 }
-
-// writePiece is what has to leave within one deadline: 1 KiB/s is progress
-// enough at 30 s.
-const writePiece = 32 << 10
 
 // rolling also tells TCP itself to give up by then: it sees what no deadline of
 // ours does, data that was sent and that nobody acknowledges.
@@ -112,17 +108,21 @@ func (c *conn) Read(p []byte) (int, error) {
 	}
 }
 
+// Write has no need of small pieces: a part of p that was taken is progress.
 func (c *conn) Write(p []byte) (done int, err error) {
-	for len(p) > 0 && err == nil {
-		if err = c.SetWriteDeadline(time.Now().Add(c.stall)); err != nil {
-			break
+	for last := time.Now(); ; {
+		if err := c.SetWriteDeadline(time.Now().Add(c.stall / 4)); err != nil {
+			return done, err
 		}
-		var n int
-		n, err = c.Conn.Write(p[:min(len(p), writePiece)])
+		n, err := c.Conn.Write(p[done:])
 		done += n
-		p = p[n:]
+		if n > 0 {
+			last = time.Now()
+		}
+		if err == nil || !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(last) >= c.stall {
+			return done, c.explain(err)
+		}
 	}
-	return done, c.explain(err)
 }
 
 // acked is how many bytes the peer's TCP has acknowledged in all; 0 where that

@@ -194,3 +194,24 @@ func TestBatched(t *testing.T) {
 		t.Errorf("after the peer has gone: %v", err)
 	}
 }
+
+// What is held back for more is written all the same, as an answer to it may be
+// what the writer waits for.
+func TestBatchedHold(t *testing.T) {
+	c, peer := connectedPair(t, 5*time.Second)
+	b := newBatched(c)
+	release := b.hold()
+	got := make([]byte, 3)
+	for range 3 {
+		b.Write([]byte("a"))
+		b.Write([]byte("bc"))
+		if _, err := io.ReadFull(peer, got); err != nil || string(got) != "abc" {
+			t.Fatalf("%q, %v", got, err)
+		}
+	}
+	b.Write([]byte("def"))
+	release()
+	if _, err := io.ReadFull(peer, got); err != nil || string(got) != "def" {
+		t.Errorf("%q, %v", got, err)
+	}
+}

@@ -133,8 +133,7 @@ func (t *ftpTarget) start(ctx context.Context) (Target, error) {
 	return t, nil
 }
 
-// ftpLine is a connection that takes large writes as they are: pieces of
-// writePiece would cost a third of the rate.
+// ftpLine is a connection on which all that was written comes before an answer.
 type ftpLine struct {
 	*conn
 	wrote atomic.Int64
@@ -174,20 +173,9 @@ func (l *ftpLine) Read(p []byte) (n int, err error) {
 }
 
 func (l *ftpLine) Write(p []byte) (done int, err error) {
-	defer func() { l.wrote.Add(int64(done)) }()
-	for last := time.Now(); ; {
-		if err := l.SetWriteDeadline(time.Now().Add(l.stall / 4)); err != nil {
-			return done, err
-		}
-		n, err := l.Conn.Write(p[done:])
-		done += n
-		if n > 0 {
-			last = time.Now()
-		}
-		if err == nil || !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(last) >= l.stall {
-			return done, l.explain(err)
-		}
-	}
+	done, err = l.conn.Write(p)
+	l.wrote.Add(int64(done))
+	return done, err
 }
 
 func (l *ftpLine) CloseWrite() error {

@@ -563,7 +563,7 @@ func (f *ftpFile) verify(c *ftp.Conn) error {
 }
 
 func (f *ftpFile) unconfirmed() string {
-	return "FTP cannot ask for that: the server has all bytes, perhaps not yet on its disk"
+	return "FTP has no word for sync: the server has all bytes, perhaps not yet on its disk"
 }
 
 // Close of a file that was not committed sends what is still here.

@@ -34,7 +34,8 @@ type sftpFile struct {
 	pos      int64
 
 	mu      sync.Mutex
-	changed sync.Cond // anything below
+	changed sync.Cond // anything below, but
+	queued  sync.Cond // for workers: queue, err or ended
 	workers int
 	size    int64
 	writes  int      // calls of WriteAt
@@ -77,7 +78,7 @@ func (t *sftpTarget) Create(ctx context.Context, name string) (File, error) {
 	err := errors.Join(ctx.Err(), checkName(name))
 	f := &sftpFile{t: t, name: name, readNext: -1}
 	f.live, f.giveUp = context.WithCancel(t.closed)
-	f.changed.L = &f.mu
+	f.changed.L, f.queued.L = &f.mu, &f.mu
 	if err == nil {
 		err = t.on(ctx, f.create)
 	}
@@ -210,8 +211,9 @@ func (f *sftpFile) push() {
 	if f.workers < f.limit-spareChunks && f.workers < len(f.queue)+len(f.flying) {
 		go f.work(f.workers)
 		f.workers++
+	} else {
+		f.queued.Signal()
 	}
-	f.changed.Broadcast()
 }
 
 // work sends chunks, one at a time, until the file has ended or failed.
@@ -240,7 +242,7 @@ func (f *sftpFile) take() *chunk {
 				return c
 			}
 		}
-		f.changed.Wait()
+		f.queued.Wait()
 	}
 }
 
@@ -261,6 +263,9 @@ func (f *sftpFile) send(s *sftpSession, worker int, c *chunk) error {
 	f.flying = slices.DeleteFunc(f.flying, func(d *chunk) bool { return d == c })
 	f.free = append(f.free, c)
 	f.changed.Broadcast()
+	if len(f.queue) > 0 { // perhaps because c was in the way
+		f.queued.Broadcast()
+	}
 	return nil
 }
 
@@ -367,6 +372,7 @@ func (f *sftpFile) fail(op string, err error) error {
 		f.err = newError(op, f.name, f.t.url, err)
 	}
 	f.changed.Broadcast()
+	f.queued.Broadcast()
 	return f.err
 }
 
@@ -480,6 +486,7 @@ func (f *sftpFile) Commit() error {
 	f.mu.Lock()
 	f.ended = true
 	f.changed.Broadcast()
+	f.queued.Broadcast()
 	f.mu.Unlock()
 	again := false
 	err := f.t.on(ctx, func(s *sftpSession) error {
@@ -504,7 +511,7 @@ func (f *sftpFile) settle(s *sftpSession) error {
 	if v, _ := s.HasExtension("fsync@openssh.com"); v == "1" {
 		err = atOnce(stat, h.Sync)
 	} else {
-		f.unsynced = "the server has no fsync@openssh.com"
+		f.unsynced = "the server has no fsync@openssh.com: it has all bytes, perhaps not yet on its disk"
 		err = stat()
 	}
 	if err != nil {
@@ -565,6 +572,7 @@ func (f *sftpFile) Close() error {
 	f.mu.Lock()
 	f.ended = true
 	f.changed.Broadcast()
+	f.queued.Broadcast()
 	f.mu.Unlock()
 	f.opening.Lock()
 	defer f.opening.Unlock()

@@ -5,11 +5,14 @@ import (
 	"crypto/ed25519"
 	"encoding/base64"
 	"encoding/binary"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 )
@@ -99,4 +102,42 @@ func FuzzGreet(f *testing.F) {
 			t.Errorf("the library's INIT: %d, %v, %d left", n, err, p.swallow)
 		}
 	})
+}
+
+// lengths is an SSH channel that notes what it is given at once.
+type lengths struct {
+	ssh.Channel
+	n   []int
+	all bytes.Buffer
+}
+
+func (l *lengths) Write(b []byte) (int, error) {
+	l.n = append(l.n, len(b))
+	return l.all.Write(b)
+}
+
+// The header of a large write, which the library writes by itself, is no SSH
+// packet of its own; all other requests go as they are.
+func TestPipeJoinsHeaders(t *testing.T) {
+	c, _ := connectedPair(t, 5*time.Second)
+	header := func(length int) []byte { return append(binary.BigEndian.AppendUint32(nil, uint32(length)), "head"...) }
+	for _, test := range []struct{ payload, first, second int }{
+		{1, 9, 0}, {packet - 9, packet - 1, 0}, {packet - 8, packet, 0}, {packet - 7, packet, 1}, {largePacket, packet, largePacket + 8 - packet},
+	} {
+		l := new(lengths)
+		p := &sftpPipe{Channel: l, wire: newBatched(c), begun: make([]byte, 0, packet), last: new(atomic.Int64)}
+		payload := bytes.Repeat([]byte("payload "), test.payload/8+1)[:test.payload]
+		want := slices.Concat(header(4), header(4+test.payload), payload, header(4))
+		n0, e0 := p.Write(header(4))
+		n1, e1 := p.Write(header(4 + test.payload))
+		n2, e2 := p.Write(payload)
+		n3, e3 := p.Write(header(4))
+		if err := errors.Join(e0, e1, e2, e3); err != nil || n0 != 8 || n1 != 8 || n2 != test.payload || n3 != 8 {
+			t.Errorf("%d: wrote %d, %d, %d, %d: %v", test.payload, n0, n1, n2, n3, err)
+		}
+		sizes := slices.DeleteFunc(l.n, func(n int) bool { return n == 0 })
+		if !slices.Equal(sizes, slices.DeleteFunc([]int{8, test.first, test.second, 8}, func(n int) bool { return n == 0 })) || !bytes.Equal(l.all.Bytes(), want) {
+			t.Errorf("%d: in pieces of %d", test.payload, sizes)
+		}
+	}
 }

@@ -42,6 +42,7 @@ const errLost constError = "the connection was lost"
 type sftpSession struct {
 	*sftp.Client
 	conn     ssh.Conn
+	wire     *batched // below conn
 	stall    time.Duration
 	packet   int          // most bytes of a write
 	inFlight int          // writes
@@ -64,12 +65,14 @@ type sftpCall struct {
 func newSFTPSession(ctx context.Context, spec Spec, l *sshLogin, opts Options) (*sftpSession, error) {
 	ctx, cancel := context.WithTimeout(ctx, max(opts.stall(), connectPatience))
 	defer cancel()
+	var wire *batched
 	conn, chans, reqs, err := l.connect(ctx, func(ctx context.Context) (net.Conn, error) {
 		c, err := opts.dial(ctx, spec, sshPort)
 		if err != nil {
 			return nil, err
 		}
-		return newBatched(c), nil
+		wire = newBatched(c)
+		return wire, nil
 	})
 	if err != nil {
 		return nil, err
@@ -80,7 +83,7 @@ func newSFTPSession(ctx context.Context, spec Spec, l *sshLogin, opts Options) (
 			c.Reject(ssh.Prohibited, "")
 		}
 	}()
-	s := &sftpSession{conn: conn, stall: opts.stall(), calls: make(map[*sftpCall]struct{}), ended: make(chan struct{})}
+	s := &sftpSession{conn: conn, wire: wire, stall: opts.stall(), calls: make(map[*sftpCall]struct{}), ended: make(chan struct{})}
 	s.idle.L = &s.mu
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	err = s.start(l)
@@ -168,7 +171,7 @@ func (s *sftpSession) channel(l *sshLogin) (c sftpChannel, err error) {
 	if !ok {
 		return c, permanent(fmt.Errorf("%s refuses user %s the subsystem sftp", l.addr, l.user), noSFTP)
 	}
-	pipe := &sftpPipe{Channel: ch, last: &s.moved}
+	pipe := &sftpPipe{Channel: ch, wire: s.wire, begun: make([]byte, 0, packet), last: &s.moved}
 	if c.limit, c.roundTrip, err = pipe.greet(); err != nil {
 		return c, permanent(fmt.Errorf("%s: start SFTP: %w", l.addr, err), noSFTP+"; a shell start file that prints something breaks it too")
 	}
@@ -343,6 +346,8 @@ type sftpPipe struct {
 	ssh.Channel
 	welcome bytes.Reader // the server's VERSION, for the library
 	swallow int          // bytes of the library's INIT that stay here
+	wire    *batched
+	begun   []byte // of a packet that the library writes in two parts
 	last    *atomic.Int64
 }
 
@@ -364,9 +369,29 @@ func (p *sftpPipe) Write(b []byte) (int, error) {
 		m, err := p.Write(b[n:])
 		return n + m, err
 	}
-	n, err := p.Channel.Write(b)
+	if len(p.begun) == 0 && len(b) > 4 && int(binary.BigEndian.Uint32(b)) > len(b)-4 {
+		p.begun = append(p.begun, b...) // a header, which would go as an SSH packet of its own
+		return len(b), nil
+	}
+	n, err := p.writeRest(b)
 	p.last.Store(time.Now().UnixNano())
 	return n, err
+}
+
+// writeRest writes what was begun and b, which ends it.
+func (p *sftpPipe) writeRest(b []byte) (n int, err error) {
+	if len(p.begun) == 0 {
+		return p.Channel.Write(b)
+	}
+	defer p.wire.hold()()
+	n = min(len(b), packet-len(p.begun)) // of SSH, this time
+	_, err = p.Channel.Write(append(p.begun, b[:n]...))
+	p.begun = p.begun[:0]
+	if err != nil {
+		return 0, err
+	}
+	m, err := p.Channel.Write(b[n:])
+	return n + m, err
 }
 
 // Packet types of draft-ietf-secsh-filexfer-02.

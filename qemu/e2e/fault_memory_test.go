@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -79,8 +80,12 @@ func testVMCOREINFO(t *testing.T, l *lab) {
 	dir := oneDirectory(t, res)
 	checkFiles(t, dir, "vmcore", "capture.log", "result.json", "SHA256SUMS")
 	contains(t, dir, "capture.log", "kernel log not saved: ", "every page, in an ELF core")
-	l.verify(t, filepath.Join(dir, "vmcore"))
-	f, err := os.Open(filepath.Join(dir, "vmcore"))
+	name := filepath.Join(dir, "vmcore")
+	complaint, _ := exec.CommandContext(t.Context(), l.vmcore(t), "verify", name).Output()
+	if got, want := string(complaint), name+": it has no VMCOREINFO\n"; got != want {
+		t.Errorf("vmcore verify: %q, want %q and nothing else", got, want)
+	}
+	f, err := os.Open(name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,26 +96,31 @@ func testVMCOREINFO(t *testing.T, l *lab) {
 	}
 }
 
-// testMemMap: before the crash, garbage was written over the page array, over the part
-// for the kernel's own text too. What it says of pages is not believed.
+// testMemMap: before the crash, the page array was written over: in one place with
+// garbage, and what it says of the kernel's own text is that it is a process's. Pages of
+// which nothing is known are kept, and an array that tells lies is not believed.
 func testMemMap(t *testing.T, l *lab) {
 	socket, extra := stubSocket(t)
 	const (
 		vmemmap    = 0xffffea0000000000 // with 4 levels of page tables, not randomized
 		structPage = 64
-		text, free = 0x1000, 0x10000 // pfns: the kernel is at 16 MiB; 256 MiB are nobody's
+		text, data = 0x1000, 0x3000 // pfns: the kernel is at 16 MiB
+		mapping    = 24             // offset in struct page; bit 0 is PAGE_MAPPING_ANON
 	)
-	garbage := make([]byte, 2048*structPage)
+	garbage, lies := make([]byte, 1024*structPage), make([]byte, 2048*structPage)
 	for i := range garbage {
 		garbage[i] = byte(i*i>>3 | 0x20)
+	}
+	for i := mapping; i < len(lies); i += structPage {
+		lies[i] = 1
 	}
 	res := l.run(t, "6.1", setup{crash: rig.Crash{Extra: extra, Words: "appliance.pause=1 nokaslr no5lvl", Limit: 8 * time.Minute, Watch: func(ctx context.Context, m *vm.Machine) error {
 		if _, _, err := m.Wait(ctx, "appliance: ready: "); err != nil {
 			return err
 		}
 		return vm.Write(ctx, socket,
-			vm.Poke{Addr: vmemmap + text*structPage, Virtual: true, Data: garbage},
-			vm.Poke{Addr: vmemmap + free*structPage, Virtual: true, Data: garbage})
+			vm.Poke{Addr: vmemmap + text*structPage, Virtual: true, Data: lies},
+			vm.Poke{Addr: vmemmap + data*structPage, Virtual: true, Data: garbage})
 	}}})
 	want(t, res, "kdump-init: done: ")
 	dir := oneDirectory(t, res)
@@ -159,12 +169,35 @@ func testWhileBooting(t *testing.T, l *lab) {
 	l.verify(t, filepath.Join(dir, "vmcore"))
 }
 
-// testSmallest: README says that this reservation is enough for one disk.
+// testSmallest: README says that this reservation is enough for a disk, with the image
+// that its example makes.
 func testSmallest(t *testing.T, l *lab) {
-	res := l.run(t, "6.1", setup{crash: rig.Crash{Fill: true, Reserve: "80M"}})
+	conf := "target = disk:///crash?dev=LABEL=CRASH&fstype=ext4\n"
+	testReservation(t, l, setup{conf: conf, flags: []string{}, crash: rig.Crash{Fill: true, Reserve: "96M"}})
+}
+
+// testSmallestForAny: the image has the modules of four filesystems, since its
+// configuration does not say which it will be.
+func testSmallestForAny(t *testing.T, l *lab) {
+	testReservation(t, l, setup{crash: rig.Crash{Fill: true, Reserve: "112M"}})
+}
+
+func testReservation(t *testing.T, l *lab, s setup) {
+	t.Helper()
+	res := l.run(t, "6.1", s)
 	want(t, res, "kdump-init: done: ")
 	dir := oneDirectory(t, res)
 	checkFiles(t, dir, "vmcore", "vmcore-dmesg.txt", "capture.log", "result.json", "SHA256SUMS")
 	contains(t, dir, "capture.log", "crashkernel=", "M would do")
 	l.verify(t, filepath.Join(dir, "vmcore"))
+}
+
+// testTooSmall: the image does not even fit into what is reserved when it is unpacked.
+// The capture kernel panics, and panic= brings the machine back.
+func testTooSmall(t *testing.T, l *lab) {
+	res := l.run(t, "6.1", setup{crash: rig.Crash{Reserve: "64M"}})
+	want(t, res, "Rebooting in 10 seconds")
+	if dirs := res.Directories("crash/*"); len(dirs) > 0 {
+		t.Errorf("directories: %q", dirs)
+	}
 }

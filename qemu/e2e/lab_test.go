@@ -111,7 +111,7 @@ type setup struct {
 	conf     string
 	files    map[string]string // further ones of the image, by name
 	programs []string
-	flags    []string // of mkinitramfs, for an image of its own
+	flags    []string // of mkinitramfs, for an image of its own; nil: the lab's
 	size     int64
 	fs       disk.FS
 	part     disk.Part // if it has a Size: the filesystem is in this partition, the second
@@ -152,7 +152,7 @@ func (l *lab) prepare(ctx context.Context, t *testing.T, kernel string, s setup)
 	c.Name = strings.ReplaceAll(t.Name(), "/", "-")
 	dir := t.TempDir()
 	c.Base = l.image(kernel)
-	if len(s.flags) > 0 {
+	if s.flags != nil {
 		c.Base = filepath.Join(dir, "base.cpio.zst")
 		if said, err := l.Capture(ctx, c.Base, c.Kernel, s.conf, s.flags...); err != nil {
 			t.Fatalf("%v\n%s", err, said)

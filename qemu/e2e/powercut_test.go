@@ -28,7 +28,8 @@ import (
 // what has the name of something complete is complete, and older dumps are whole.
 //
 // One machine is saved when savecore is about to start. From there it is started
-// again and again, and QEMU is killed at a random moment: UKDUMP_POWER_CUTS times.
+// again and again, and QEMU is killed at a random moment: UKDUMP_POWER_CUTS times with
+// ext4, and a quarter of that with xfs.
 // The disk's writes are recorded; each moment is checked twice, with the disk as
 // the last write left it, and with one that has lost what nobody had flushed.
 func TestPowerCut(t *testing.T) {
@@ -45,10 +46,14 @@ func TestPowerCut(t *testing.T) {
 	b := newCutBench(t, l)
 	for _, fs := range []string{"ext4", "xfs"} {
 		t.Run(fs, func(t *testing.T) {
+			cuts := cuts
+			if fs != "ext4" {
+				cuts = (cuts + 3) / 4
+			}
 			p := b.save(t, fs, conf)
 			whole := p.undisturbed(t)
-			t.Run("any-write", func(t *testing.T) { p.anyWrite(t, whole, cuts) })
 			t.Run("killed", func(t *testing.T) { p.killed(t, whole, cuts) })
+			t.Run("any-write", func(t *testing.T) { p.anyWrite(t, whole, cuts) })
 		})
 	}
 }
@@ -100,6 +105,8 @@ type powerCut struct {
 	config vm.Config
 	target int    // index of its disk
 	disk   string // its contents then
+
+	verified sync.Map // SHA-256 of cores that vmcore verify finds good
 }
 
 // save crashes a machine and saves it just before savecore runs.
@@ -245,6 +252,9 @@ func (p *powerCut) killed(t *testing.T, whole cutRun, cuts int) {
 	}
 	for i := range cuts {
 		next <- i
+		if i%20 == 19 {
+			t.Logf("%d of %d cuts begun", i+1, cuts)
+		}
 	}
 	close(next)
 	wg.Wait()
@@ -312,7 +322,7 @@ func (p *powerCut) anyWrite(t *testing.T, whole cutRun, cuts int) {
 	flushes := len(at) / 2
 	random.Shuffle(len(at), func(i, j int) { at[i], at[j] = at[j], at[i] })
 	at = at[:min(len(at), cuts)]
-	for range cuts {
+	for range min(cuts, 100) {
 		at = append(at, random.IntN(len(whole.log.Writes)+1))
 	}
 	t.Logf("%d flushes; %d cuts", flushes, len(at))
@@ -433,9 +443,7 @@ func (p *powerCut) checkNew(ctx context.Context, dir string) (state, error) {
 		}
 	}
 	if has["vmcore"] {
-		if out, verifyErr := exec.CommandContext(ctx, p.vmcorePath, "verify", filepath.Join(dir, "vmcore")).CombinedOutput(); verifyErr != nil {
-			err = errors.Join(err, fmt.Errorf("vmcore verify: %w: %s", verifyErr, out))
-		}
+		err = errors.Join(err, p.verifyOnce(ctx, filepath.Join(dir, "vmcore")))
 	}
 	if has["SHA256SUMS"] {
 		err = errors.Join(err, sumsHold(dir, "vmcore-dmesg.txt", "vmcore"))
@@ -451,6 +459,23 @@ func (p *powerCut) checkNew(ctx context.Context, dir string) (state, error) {
 		return stateLog, err
 	}
 	return stateNothing, err
+}
+
+// verifyOnce has vmcore verify look at a dump, unless it has found nothing to complain of
+// in one with the same bytes.
+func (p *powerCut) verifyOnce(ctx context.Context, name string) error {
+	sum, err := sha256File(name)
+	if err != nil {
+		return err
+	}
+	if _, ok := p.verified.Load(sum); ok {
+		return nil
+	}
+	if out, err := exec.CommandContext(ctx, p.vmcorePath, "verify", name).CombinedOutput(); err != nil {
+		return fmt.Errorf("vmcore verify: %w: %s", err, out)
+	}
+	p.verified.Store(sum, true)
+	return nil
 }
 
 // sumsHold checks SHA256SUMS, which must name these files.

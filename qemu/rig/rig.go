@@ -182,14 +182,16 @@ func (r *Rig) Capture(ctx context.Context, out string, k Kernel, conf string, fl
 }
 
 // Overlay writes a compressed image: base, which may be empty or another such
-// image, and the archive behind it. A kernel unpacks both, and later files win.
+// image, and the archive behind it. A kernel unpacks both, and later files win. Its
+// window is that of mkinitramfs: a kernel allocates as much, and what a reservation
+// suffices for must not depend on the rig.
 func Overlay(out, base string, a *cpio.Archive) (err error) {
 	f, err := os.Create(out)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	z, err := zstd.NewWriter(f, zstd.WithEncoderLevel(zstd.SpeedFastest))
+	z, err := zstd.NewWriter(f, zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithWindowSize(256<<10), zstd.WithSingleSegment(false))
 	if err != nil {
 		return err
 	}
