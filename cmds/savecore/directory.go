@@ -122,22 +122,52 @@ func (s *sum) Write(p []byte) (int, error) {
 	return n, err
 }
 
+// errTooSlow ends a reading back that takes longer than its proof is worth.
+const errTooSlow constError = "reading it back takes too long"
+
+type constError string
+
+func (e constError) Error() string { return string(e) }
+
 // sumFile reads a file back, since a core is not written in the order of its bytes.
-func sumFile(ctx context.Context, name string, f targets.File, beat *watchdog.Beater) (*sum, error) {
-	s := newSum(name, io.Discard)
+// Each piece of it may take as long as piece says, 0 being any time. A read that
+// waits for a server is left behind: the file can be committed all the same.
+func sumFile(ctx context.Context, name string, f targets.File, piece time.Duration, beat *watchdog.Beater) (*sum, error) {
 	r, ok := f.(io.ReaderAt)
 	if !ok {
 		return nil, fmt.Errorf("%s cannot be read back on this target", name)
 	}
-	in := io.NewSectionReader(r, 0, f.Size())
-	_, err := io.CopyBuffer(struct{ io.Writer }{s}, readerFunc(func(p []byte) (int, error) {
-		if err := ctx.Err(); err != nil {
-			return 0, err
+	s, moved, done := newSum(name, io.Discard), make(chan struct{}, 1), make(chan error, 1)
+	go func() {
+		in := io.NewSectionReader(r, 0, f.Size())
+		_, err := io.CopyBuffer(struct{ io.Writer }{s}, readerFunc(func(p []byte) (int, error) {
+			select {
+			case moved <- struct{}{}:
+			default:
+			}
+			if err := ctx.Err(); err != nil {
+				return 0, err
+			}
+			return in.Read(p)
+		}), make([]byte, 256<<10))
+		done <- err
+	}()
+	for {
+		var late <-chan time.Time
+		if piece > 0 {
+			late = time.After(piece)
 		}
-		beat.Beat(0)
-		return in.Read(p)
-	}), make([]byte, 256<<10))
-	return s, err
+		select {
+		case err := <-done:
+			return s, err
+		case <-moved:
+			beat.Beat(0)
+		case <-late:
+			return nil, errTooSlow
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
 }
 
 type readerFunc func(p []byte) (int, error)

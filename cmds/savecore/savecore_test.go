@@ -746,3 +746,33 @@ func TestLogFirstThenAll(t *testing.T) {
 		t.Errorf("result: %+v, %v", r, err)
 	}
 }
+
+// A reader that gives one piece and then waits for ever, as a server behind a bad line.
+type stuckFile struct {
+	targets.File
+	release chan struct{}
+}
+
+func (f stuckFile) Size() int64 { return 1 << 20 }
+
+func (f stuckFile) ReadAt(p []byte, off int64) (int, error) {
+	if off > 0 {
+		<-f.release
+	}
+	return len(p), nil
+}
+
+// What cannot be read back in time ends neither the attempt nor, when that is told to
+// end, its commit.
+func TestReadBackGivesUp(t *testing.T) {
+	f := stuckFile{release: make(chan struct{})}
+	defer close(f.release)
+	if _, err := sumFile(t.Context(), "vmcore", f, 50*time.Millisecond, nil); !errors.Is(err, errTooSlow) {
+		t.Errorf("a piece that does not come: %v, want %v", err, errTooSlow)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(50*time.Millisecond, cancel)
+	if _, err := sumFile(ctx, "vmcore", f, 0, nil); !errors.Is(err, context.Canceled) {
+		t.Errorf("told to end: %v, want %v", err, context.Canceled)
+	}
+}

@@ -71,7 +71,7 @@ type Config struct {
 	Peer   []vm.NIC          // ports of another machine to join, in place of own ones that listen
 	Files  map[string]string // further ones, by their names below /
 	Pcap   bool              // keep all frames in Dir
-	Limit  time.Duration     // until the servers answer; 3 minutes if zero
+	Limit  time.Duration     // until the servers answer; 6 minutes if zero
 }
 
 // Server is a running machine. Its methods may be used concurrently.
@@ -96,7 +96,7 @@ func Start(ctx context.Context, c Config) (*Server, error) {
 		c.Data = 2 << 30
 	}
 	if c.Limit == 0 {
-		c.Limit = 3 * time.Minute
+		c.Limit = 6 * time.Minute
 	}
 	ready, cancel := context.WithTimeout(ctx, c.Limit)
 	defer cancel()

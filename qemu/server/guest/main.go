@@ -67,7 +67,7 @@ func (g *guest) boot() error {
 	for _, v := range [][2]string{{"PATH", "/usr/sbin:/usr/bin:/sbin:/bin"}, {"HOME", "/root"}, {"LC_ALL", "C"}} {
 		os.Setenv(v[0], v[1])
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	if _, err := shell(ctx, "modprobe -a virtio_pci virtio_net virtio_console"); err != nil {
 		return err
