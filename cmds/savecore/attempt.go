@@ -169,8 +169,13 @@ func (a *attempt) saveAccount(ctx context.Context, status int) {
 		{"result.json", func() error { return a.saveResult(ctx, status) }},
 		{"SHA256SUMS", func() error { return a.sums.save(ctx, a) }}, // the files that it sums up are safe
 	} {
-		if err := f.save(); err != nil {
+		err := f.save()
+		if err != nil {
 			a.log.printf("%s not saved: %v", f.name, err)
+		}
+		var told *targets.Error
+		if errors.As(err, &told) && told.Temporary {
+			return // a server that does not answer: each file would wait for it as long
 		}
 	}
 }

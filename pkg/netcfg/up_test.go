@@ -231,9 +231,9 @@ func TestSeveralNICs(t *testing.T) {
 	p.sh("ip link set port2 down; ip addr add 10.8.0.1/24 dev port; ip addr add 10.20.0.1/32 dev lo")
 	dead.sh(server4 + "; sysctl -qw net.ipv4.ip_forward=1; ip route add blackhole 10.20.0.0/16")
 	dead.dnsmasq("--dhcp-range=10.9.0.100,10.9.0.150,255.255.255.0,2m")
-	p.dnsmasq("--dhcp-range=10.8.0.100,10.8.0.150,255.255.255.0,2m")
 	p.listen(":2222")
 	n := c.up("ip=dhcp", "10.20.0.1", 20*time.Second)
+	p.dnsmasq("--dhcp-range=10.8.0.100,10.8.0.150,255.255.255.0,2m") // later: the way that leads nowhere is the first one
 	c.reach(n, "10.20.0.1", 2222, 30*time.Second)
 	c.log.await("the next default route goes first now", 1, 0)
 	// The zero plan does the same, and IPv6 besides. The routes of the first

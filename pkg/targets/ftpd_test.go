@@ -106,7 +106,7 @@ func (s *ftpd) findProgram(t testing.TB) {
 			return
 		}
 	}
-	findDaemon(t, s.kind)
+	missing(t, s.kind)
 }
 
 // certificate makes NAME.pem, with its key, for an address; it is its own

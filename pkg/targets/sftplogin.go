@@ -309,7 +309,11 @@ func (l *sshLogin) handshake(ctx context.Context, c net.Conn, ask []string, v *v
 		ClientVersion:     "SSH-2.0-ukdump",
 	})
 	if ctx.Err() != nil {
-		return nil, nil, nil, transient(fmt.Errorf("SSH handshake with %s: %w", l.addr, context.Cause(ctx)), "the server accepts connections and does not speak")
+		advice := ""
+		if isTimeout(ctx.Err()) { // else somebody has told us to end
+			advice = "the server accepts connections and does not speak"
+		}
+		return nil, nil, nil, transient(fmt.Errorf("SSH handshake with %s: %w", l.addr, context.Cause(ctx)), advice)
 	}
 	return conn, chans, reqs, err
 }

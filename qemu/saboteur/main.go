@@ -7,7 +7,7 @@
 //	saboteur.stop=NAME:BYTES   stop it then, for ever
 //	saboteur.slow=NAME:BYTES   stop it then for 4 s at a time, 8 times, and let it run for 50 ms between
 //	saboteur.abort=NAME:BYTES  have the Go runtime end it then, as a panic does
-//	saboteur.crash=NAME:BYTES  have one of its threads jump to address 0 then
+//	saboteur.crash=NAME:BYTES  have one of its threads call address 0 then
 //	saboteur.eat=NAME:BYTES    take memory then until it is killed
 //	saboteur.fill=DIR:BYTES    fill the filesystem of DIR then
 //	saboteur.remove=SERIAL:BYTES  take the NVMe disk away then

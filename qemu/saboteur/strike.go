@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/binary"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// crash has a thread that runs go on at address 0: to a Go program a nil function was
-// called, in whatever goroutine that is.
+// crash has a thread that runs call address 0: in a Go program a function that is nil
+// was called, in whatever goroutine that is.
 func crash(name string) error {
 	pid, err := find(name)
 	if err != nil {
@@ -58,6 +59,10 @@ func jump(tid int) error {
 	}
 	var regs unix.PtraceRegs
 	if err := unix.PtraceGetRegs(tid, &regs); err != nil {
+		return err
+	}
+	regs.Rsp -= 8 // as a call does
+	if _, err := unix.PtracePokeData(tid, uintptr(regs.Rsp), binary.LittleEndian.AppendUint64(nil, regs.Rip)); err != nil {
 		return err
 	}
 	regs.Rip = 0
