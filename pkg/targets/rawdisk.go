@@ -135,8 +135,11 @@ func findRaw(ctx context.Context, s Spec, opts Options) (blockdev.Device, error)
 		return blockdev.Device{}, err
 	}
 	dev, err := blockdev.Find(ctx, spec, opts.logf)
-	if err == nil && dev.Err != nil {
+	switch {
+	case err == nil && dev.Err != nil:
 		err = fmt.Errorf("%s: %w", dev.Path, dev.Err)
+	case err == nil && dev.Path != s.Device:
+		opts.logf("%s is %s, %d MiB", s.Device, dev.Path, dev.Size>>20)
 	}
 	return dev, err
 }

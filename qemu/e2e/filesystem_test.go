@@ -62,7 +62,7 @@ func testRaw(t *testing.T, l *lab) {
 			Words: "appliance.extract=raw:///?dev=PARTLABEL=dumps",
 		},
 	})
-	want(t, res, "kdump-init: done: ", "marked as taken", "nothing to take from raw:")
+	want(t, res, "savecore: PARTLABEL=dumps is /dev/nvme", "kdump-init: done: ", "marked as taken", "nothing to take from raw:")
 	dir := oneDirectory(t, res)
 	checkFiles(t, dir, "vmcore", "vmcore-dmesg.txt", "capture.log", "result.json", "SHA256SUMS")
 	contains(t, dir, "vmcore-dmesg.txt", unique)

@@ -172,7 +172,7 @@ func newNetworkLab(t *testing.T) *lab {
 }
 
 func testGroup(t *testing.T, l *lab, shape server.Net, cases []netCase) {
-	ctx, cancel := context.WithTimeout(t.Context(), time.Duration(len(cases)+1)*6*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Duration(len(cases)+1)*9*time.Minute)
 	defer cancel()
 	srv, err := l.Server(ctx, strings.ReplaceAll(t.Name(), "/", "-")+"-server", server.Config{Net: shape})
 	if err != nil {
@@ -203,7 +203,7 @@ func testGroup(t *testing.T, l *lab, shape server.Net, cases []netCase) {
 func crashTo(ctx context.Context, t *testing.T, l *lab, srv *server.Server, c netCase) *rig.Result {
 	s := setup{
 		conf: strings.ReplaceAll(c.conf, "%s", c.name) + "\n", files: srv.Files(), programs: []string{"./rawcopy"},
-		crash: rig.Crash{Fill: true, Raw: true, Append: "rawcopy.serial=raw", NICs: srv.NICs(), Limit: 6 * time.Minute},
+		crash: rig.Crash{Fill: true, Raw: true, Append: "rawcopy.serial=raw", NICs: srv.NICs(), Limit: 8 * time.Minute},
 	}
 	if c.reserve != "" {
 		s.crash.Reserve, s.flags = c.reserve, l.secrets(t, s.conf)

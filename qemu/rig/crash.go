@@ -35,7 +35,7 @@ type Crash struct {
 	NICs   []vm.NIC // of a server, for instance
 	Extra  []string // of QEMU
 
-	Limit time.Duration                                  // for all of it; 4 minutes if zero
+	Limit time.Duration                                  // for all of it; 8 minutes if zero
 	Watch func(ctx context.Context, m *vm.Machine) error // runs beside the crash
 }
 
@@ -74,7 +74,7 @@ func (r *Rig) Run(ctx context.Context, c Crash) (*Result, error) {
 	}
 	limit := c.Limit
 	if limit == 0 {
-		limit = 4 * time.Minute
+		limit = 8 * time.Minute
 	}
 	res := &Result{Dir: filepath.Join(r.Out, c.Name)}
 	for _, name := range []string{"raw.elf", "target"} {
