@@ -49,13 +49,14 @@ check: setup
 
 # A selection that fits into a quarter of an hour.
 crashes: setup
-	cd qemu && $(GO) test -count=1 -timeout 40m -v -run 'TestCrash|TestMounts|TestNetwork/plain/(sftp-dhcp|nfs3-static-vlan)' ./e2e
+	cd qemu && $(GO) test -count=1 -timeout 40m -v -run '^(TestCrash|TestMounts)$$|^TestNetwork$$/^plain$$/^(sftp-dhcp|nfs3-static-vlan)(-files)?$$' ./e2e
 
 e2e: setup
 	cd qemu && $(GO) test -count=1 -timeout 150m -v -skip 'Faults|PowerCut' ./e2e
 
+# UKDUMP_POWER_CUTS=N is how often the power is cut.
 faults: setup
-	cd qemu && $(GO) test -count=1 -timeout 240m -v -run 'Faults|PowerCut' ./e2e
+	cd qemu && UKDUMP_POWER_CUTS=$${UKDUMP_POWER_CUTS:-200} $(GO) test -count=1 -timeout 240m -v -run 'Faults|PowerCut' ./e2e
 
 bench: setup
 	cd qemu && $(GO) run ./bench
