@@ -10,7 +10,7 @@ FUZZTIME ?= 1m
 
 # What has goroutines of its own, for the race detector.
 CONCURRENT = ./cmds/... ./internal/blockdev ./internal/console ./internal/modules ./internal/watchdog \
-	./pkg/dump ./pkg/kdumpfile ./pkg/memmap ./pkg/netcfg ./pkg/targets ./pkg/triage ./pkg/vmcore
+	./pkg/dump ./pkg/memmap ./pkg/netcfg ./pkg/targets ./pkg/triage ./pkg/vmcore
 
 export CGO_ENABLED = 0
 export UKDUMP_CACHE ?= $(CURDIR)/_cache
@@ -46,6 +46,7 @@ check: setup
 	$(GO) test ./...
 	cd qemu && $(GO) test $$($(GO) list ./... | grep -v /e2e)
 	CGO_ENABLED=1 $(GO) test -p 1 -race $(CONCURRENT)
+	CGO_ENABLED=1 $(GO) test -race -run 'Verify|SalvageLost' ./pkg/kdumpfile # the rest of it is one goroutine, and slow
 
 # A selection that fits into a quarter of an hour.
 crashes: setup
