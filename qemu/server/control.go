@@ -17,11 +17,12 @@ import (
 // ask sends a request and waits for its reply, within ctx, or for a minute where
 // that has no deadline.
 func (s *Server) ask(ctx context.Context, req wire.Request) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	end, _ := ctx.Deadline()
+	end, ok := ctx.Deadline()
+	if !ok {
+		end = time.Now().Add(time.Minute)
+	}
 	s.last++
 	req.ID, req.Seconds = s.last, int(math.Ceil(time.Until(end).Seconds()))
 	if s.conn == nil {
