@@ -33,8 +33,10 @@ func TestReliability(t *testing.T) {
 		if !strings.Contains(tests.String(), "func "+m[1]+"(") {
 			t.Errorf("%s is nowhere", m[1])
 		}
-		if sub := strings.TrimPrefix(m[2], "/"); sub != "" && !strings.Contains(tests.String(), `"`+sub+`"`) {
-			t.Errorf("%s/%s is nowhere", m[1], sub)
+		for sub := range strings.SplitSeq(strings.Trim(m[2], "/"), "/") {
+			if sub != "" && !strings.Contains(tests.String(), `"`+sub+`"`) {
+				t.Errorf("%s%s: %s is nowhere", m[1], m[2], sub)
+			}
 		}
 	}
 }
