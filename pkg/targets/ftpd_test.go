@@ -202,12 +202,8 @@ func (s *ftpd) start(t testing.TB) {
 		t.Errorf("%s: %v", s.kind, err)
 		return
 	}
-	for range 200 {
-		if c, err := net.Dial("tcp", s.addr()); err == nil {
-			c.Close()
-			return
-		}
-		time.Sleep(20 * time.Millisecond)
+	if answers(s.addr()) {
+		return
 	}
 	text, _ := os.ReadFile(s.file("out"))
 	log, _ := os.ReadFile(s.file("log"))

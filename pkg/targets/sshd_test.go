@@ -239,6 +239,18 @@ func (s *sshd) place(t testing.TB) {
 	t.Fatal("no free port")
 }
 
+// answers waits until somebody listens there, for a few seconds.
+func answers(addr string) bool {
+	for range 200 {
+		if c, err := net.Dial("tcp", addr); err == nil {
+			c.Close()
+			return true
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	return false
+}
+
 func (s *sshd) start(t testing.TB) {
 	s.write(t, "config", s.config)
 	s.cmd = exec.Command(s.program, "-D", "-f", s.file("config"), "-E", s.file("log"))
@@ -247,12 +259,8 @@ func (s *sshd) start(t testing.TB) {
 		t.Errorf("sshd: %v", err)
 		return
 	}
-	for range 200 {
-		if c, err := net.Dial("tcp", s.addr()); err == nil {
-			c.Close()
-			return
-		}
-		time.Sleep(20 * time.Millisecond)
+	if answers(s.addr()) {
+		return
 	}
 	log, _ := os.ReadFile(s.file("log"))
 	t.Errorf("sshd does not listen:\n%s", log)
