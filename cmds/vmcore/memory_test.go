@@ -43,9 +43,6 @@ func peakMemory() (n uint64) {
 
 // Memory is 24 MiB, and 64 MiB for each TiB of RAM: two bits a page.
 func TestMemoryOfLargeMachines(t *testing.T) {
-	if testing.Short() {
-		t.Skip("-short: it classifies 2^28 pages")
-	}
 	for _, tt := range []struct {
 		ram  string
 		gib  uint64

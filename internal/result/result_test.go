@@ -148,7 +148,7 @@ func FuzzRead(f *testing.F) {
 		_ = r.String()
 		var again bytes.Buffer
 		if err := r.Write(&again); err != nil {
-			t.Skip() // a year that JSON has no form for
+			return // a year that JSON has no form for
 		}
 		if _, err := Read(&again); err != nil {
 			t.Errorf("not read back: %v", err)
