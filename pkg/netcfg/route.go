@@ -197,7 +197,8 @@ func (n *Network) addPlanned(r networds.Route) string {
 }
 
 // demote puts the default route over an interface behind that of another one,
-// after nobody answered there. It returns false when there is no other.
+// after nobody answered there. It returns false when nothing was changed, as when
+// there is no other.
 func demote(a netip.Addr, index int) bool {
 	const behind = 10000
 	all, err := again(func() ([]netlink.Route, error) {
@@ -227,6 +228,7 @@ func demote(a netip.Addr, index int) bool {
 		return false
 	}
 	last := slices.MaxFunc(others, func(a, b netlink.Route) int { return a.Priority - b.Priority }).Priority
+	moved := false
 	for _, r := range mine {
 		if r.Priority > last {
 			continue
@@ -235,10 +237,10 @@ func demote(a netip.Addr, index int) bool {
 		r.Priority = max(last+1, behind)
 		// It is there already when a lease brought the first one back.
 		if err := netlink.RouteAdd(&r); err == nil || errors.Is(err, unix.EEXIST) {
-			netlink.RouteDel(&old)
+			moved = netlink.RouteDel(&old) == nil || moved
 		}
 	}
-	return true
+	return moved
 }
 
 // took is how long ago something began, as it is told.
