@@ -105,6 +105,7 @@ func boot() {
 		{"open consoles", 5 * time.Second, false, c.log.open},
 		{"bound memory", 5 * time.Second, false, c.boundMemory},
 		{"look for a crash", 10 * time.Second, true, c.findCrash},
+		{"weigh the start", 5 * time.Second, false, c.weighStart},
 		{"read configuration", 10 * time.Second, false, c.readConfig},
 		{"arm watchdogs", watchdogTimeout, false, c.armEarly},
 		{"load modules", modulesTimeout + 10*time.Second, false, c.loadModules},

@@ -22,7 +22,7 @@ const (
 	consoleFlush   = 3 * time.Second
 	rebootTimeout  = 10 * time.Second
 
-	wayOut = sayTimeout + 2*(endGrace+killGrace) + unmountTimeout + syncTimeout + 2*consoleFlush + 2*rebootTimeout
+	wayOut = sayTimeout + 2*(endGrace+killGrace) + unmountTimeout + syncTimeout + 3*consoleFlush + 2*rebootTimeout
 )
 
 // machine is what finish does to the machine.
@@ -55,7 +55,8 @@ func (c *capture) finish(ok bool, how string) {
 	defer c.machine.crash()
 	defer func() { _ = recover() }()
 
-	c.bounded(sayTimeout, func() error {
+	c.bounded(consoleFlush+sayTimeout, func() error {
+		c.log.flush(consoleFlush) // the kernel log, of which this line is the end
 		c.logf("%s: %s (%.1f s); next: %s", word, how, time.Since(c.start).Seconds(), action)
 		return nil
 	})

@@ -47,6 +47,15 @@ func (j *journal) close(timeout time.Duration) {
 	j.consoles, j.closed = nil, true
 }
 
+// flush waits until the consoles have what was said by now, or for timeout.
+func (j *journal) flush(timeout time.Duration) {
+	j.mu.RLock()
+	defer j.mu.RUnlock()
+	if j.consoles != nil {
+		j.consoles.Flush(timeout)
+	}
+}
+
 func (j *journal) line(line string) {
 	j.mu.RLock()
 	defer j.mu.RUnlock()

@@ -1,11 +1,15 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
 	"strconv"
 	"strings"
+
+	"github.com/ukdump/ukdump/internal/kmsg"
+	"github.com/ukdump/ukdump/internal/result"
 )
 
 // The kernel takes the process with the highest oom_score_adj first, and PID 1 never.
@@ -41,6 +45,17 @@ func (c *capture) boundMemory() error {
 		errs = append(errs, os.WriteFile(w.file, []byte(strconv.Itoa(w.value)), 0))
 	}
 	return errors.Join(errs...)
+}
+
+// weighStart leaves for the attempts what the kernel's start took of the memory, as the
+// beginning of the result that they add themselves to.
+func (c *capture) weighStart() error {
+	var log bytes.Buffer // of one boot: some 50 KiB
+	if err := kmsg.Copy(&log); err != nil {
+		return err
+	}
+	r := &result.Result{Saved: result.SavedNothing, Memory: result.AtStart(&log)}
+	return r.Store(result.RunPath)
 }
 
 // giveUp sets how readily the kernel kills a process when memory runs out. That it

@@ -110,11 +110,7 @@ func (a *attempt) result(status int) *result.Result {
 		r.Lost = c.lost
 	}
 	if c.meter != nil {
-		least := 0
-		if r.Memory != nil {
-			least = r.Memory.LeastAvailableKiB
-		}
-		r.Memory = c.meter.Memory(least)
+		r.Memory = c.meter.Memory(r.Memory)
 	}
 	return &r
 }
@@ -125,8 +121,11 @@ func (a *attempt) logMemory() {
 	if c.meter == nil {
 		return
 	}
-	m := c.meter.Memory(0)
+	m := c.meter.Memory(c.before.Memory)
 	text := fmt.Sprintf("memory: savecore took %s at most; of %s, %s were free at the least", kib(m.PeakKiB), kib(m.SystemKiB), kib(m.LeastAvailableKiB))
+	if m.UnpackKiB > 0 {
+		text += fmt.Sprintf("; the image took %s while it was unpacked", kib(m.UnpackKiB))
+	}
 	if m.CrashkernelMiB > 0 {
 		text += fmt.Sprintf("; crashkernel=%dM would do", m.CrashkernelMiB)
 	}

@@ -22,7 +22,13 @@ type Set struct {
 
 type tty struct {
 	f     *os.File
-	lines chan string
+	lines chan line
+}
+
+// line is a line, or a mark between lines.
+type line struct {
+	text string
+	done chan<- struct{} // told once all before it are out; nil: of no interest
 }
 
 // Open opens all active consoles below dev (/dev), as listed in the file active
@@ -48,11 +54,14 @@ func (s *Set) open(path string) {
 	if err != nil {
 		return
 	}
-	t := &tty{f: f, lines: make(chan string, queued)}
+	t := &tty{f: f, lines: make(chan line, queued)}
 	s.ttys = append(s.ttys, t)
 	s.wg.Go(func() {
 		for l := range t.lines {
-			_, _ = t.f.WriteString(l) // a console that fails has nobody to tell
+			_, _ = t.f.WriteString(l.text) // a console that fails has nobody to tell
+			if l.done != nil {
+				l.done <- struct{}{}
+			}
 		}
 		t.f.Close()
 	})
@@ -63,7 +72,7 @@ func (s *Set) open(path string) {
 func (s *Set) Line(l string) {
 	for _, t := range s.ttys {
 		select {
-		case t.lines <- l + "\r\n":
+		case t.lines <- line{text: l + "\r\n"}:
 		default:
 		}
 	}
@@ -74,8 +83,28 @@ func (s *Set) Line(l string) {
 func (s *Set) LineWithin(l string, patience time.Duration) {
 	for _, t := range s.ttys {
 		select {
-		case t.lines <- l + "\r\n":
+		case t.lines <- line{text: l + "\r\n"}:
 		case <-time.After(patience):
+		}
+	}
+}
+
+// Flush waits until all lines that were queued before it are out, or until timeout.
+func (s *Set) Flush(timeout time.Duration) {
+	end := time.After(timeout)
+	done := make(chan struct{}, len(s.ttys)) // room for all: one that is late blocks nobody
+	for _, t := range s.ttys {
+		select {
+		case t.lines <- line{done: done}:
+		case <-end:
+			return
+		}
+	}
+	for range s.ttys {
+		select {
+		case <-done:
+		case <-end:
+			return
 		}
 	}
 }

@@ -78,6 +78,44 @@ func TestLineWithinLosesNothing(t *testing.T) {
 	}
 }
 
+// What comes after a Flush is not overtaken by the kernel log; a console that nobody
+// reads from costs no more than the time allowed.
+func TestFlush(t *testing.T) {
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "console"), "")
+	s := Open(filepath.Join(dir, "none"), dir)
+	const lines = queued
+	for range lines {
+		s.Line("x")
+	}
+	s.Flush(time.Minute)
+	if st, err := os.Stat(filepath.Join(dir, "console")); err != nil || st.Size() != lines*int64(len("x\r\n")) {
+		t.Errorf("after Flush, %d lines are %d bytes (%v)", lines, st.Size(), err)
+	}
+	s.Close(time.Minute)
+
+	write(t, filepath.Join(dir, "active"), "stuck console")
+	stuck := filepath.Join(dir, "stuck")
+	if err := syscall.Mkfifo(stuck, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r, err := os.OpenFile(stuck, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	s = Open(filepath.Join(dir, "active"), dir)
+	for range 4 * queued {
+		s.Line(string(make([]byte, 1024)))
+	}
+	start := time.Now()
+	s.Flush(100 * time.Millisecond)
+	if took := time.Since(start); took < 100*time.Millisecond || took > 20*time.Second {
+		t.Errorf("Flush of a stuck console came back after %s", took)
+	}
+	s.Close(100 * time.Millisecond)
+}
+
 func write(t *testing.T, path, s string) {
 	t.Helper()
 	if err := os.WriteFile(path, []byte(s), 0o600); err != nil {

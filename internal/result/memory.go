@@ -53,20 +53,27 @@ func (m *Meter) look() {
 	}
 }
 
-// Memory is what is known by now. least is what others have measured, 0 if none have.
-func (m *Meter) Memory(least int) *Memory {
+// Memory is what is known by now. before is what others have measured, nil if none have.
+func (m *Meter) Memory(before *Memory) *Memory {
 	m.look()
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if before == nil {
+		before = &Memory{}
+	}
+	least := before.LeastAvailableKiB
 	if least == 0 || m.least < least {
 		least = m.least
 	}
-	r := &Memory{TotalKiB: field("/proc/meminfo", "MemTotal:"), LeastAvailableKiB: least, PeakKiB: field("/proc/self/status", "VmHWM:")}
+	r := &Memory{
+		TotalKiB: field("/proc/meminfo", "MemTotal:"), UnpackKiB: before.UnpackKiB,
+		LeastAvailableKiB: least, PeakKiB: field("/proc/self/status", "VmHWM:"),
+	}
 	if f, err := os.Open("/proc/iomem"); err == nil {
 		r.SystemKiB = systemRAM(f)
 		f.Close()
 	}
-	r.CrashkernelMiB = Recommend(r.SystemKiB, least)
+	r.CrashkernelMiB = Recommend(r.SystemKiB, least, r.UnpackKiB)
 	return r
 }
 
@@ -102,14 +109,50 @@ func systemRAM(r io.Reader) int {
 }
 
 // Recommend is the crashkernel= in MiB for a capture kernel with system KiB of RAM
-// of which least KiB were free at the worst: what was in use and a quarter more, at
-// least 16 MiB, in steps of 16. 0 if it cannot be told. What it took to unpack the
-// image, before any process ran, is not in it.
-func Recommend(system, least int) int {
-	const step = 16 << 10
+// of which least KiB were free at the worst, and which needed unpack KiB until it had
+// unpacked its image, 0 if that is not known. It is the larger of what was in use and a
+// quarter more, at least 16 MiB, and of what the start took and a bit, in steps of 16.
+// 0 if it cannot be told.
+func Recommend(system, least, unpack int) int {
+	const step, slack = 16 << 10, 4 << 10
 	if system <= 0 || least <= 0 || least > system {
 		return 0
 	}
 	used := system - least
-	return (used + max(used/4, step) + step - 1) / step * step >> 10
+	need := max(used+max(used/4, step), unpack+slack)
+	return (need + step - 1) / step * step >> 10
+}
+
+// AtStart is what is known of the memory before anything but PID 1 runs: how much
+// the kernel needed while its image was there twice, compressed and unpacked. log is the
+// kernel's.
+func AtStart(log io.Reader) *Memory {
+	r := &Memory{TotalKiB: field("/proc/meminfo", "MemTotal:")}
+	if f, err := os.Open("/proc/iomem"); err == nil {
+		r.SystemKiB = systemRAM(f)
+		f.Close()
+	}
+	r.UnpackKiB = unpacking(r.SystemKiB, field("/proc/meminfo", "MemAvailable:"), log)
+	return r
+}
+
+// unpacking is what of system KiB was in use while the image was unpacked: what is
+// not available now, unpacked files among it, and what the kernel has freed since. It
+// does that when it has unpacked the image (populate_rootfs, init/initramfs.c), of
+// which it says "Freeing initrd memory: 7612K", and then with its own start
+// (free_initmem). 0 if it cannot be told.
+func unpacking(system, available int, log io.Reader) int {
+	freed, seen := 0, false
+	for s := bufio.NewScanner(log); s.Scan(); {
+		_, text, _ := strings.Cut(s.Text(), "Freeing ")
+		what, size, ok := strings.Cut(text, " memory: ")
+		n, err := strconv.Atoi(strings.TrimSuffix(size, "K"))
+		if seen = seen || what == "initrd"; seen && ok && err == nil {
+			freed += n
+		}
+	}
+	if !seen || available <= 0 || available > system {
+		return 0
+	}
+	return system - available + freed
 }

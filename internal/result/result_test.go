@@ -21,7 +21,7 @@ func example() *Result {
 			{Target: "sftp://a@b/c", Saved: SavedNothing, Error: "dial: timeout", Seconds: 30, Steps: []Step{{"target", 30, "dial: timeout"}}},
 			{Target: "nfs://server/dumps", Saved: SavedAll, Seconds: 10.5, Steps: []Step{{Name: "core", Seconds: 9}}},
 		},
-		Memory: &Memory{SystemKiB: 163840, TotalKiB: 130000, LeastAvailableKiB: 90000, PeakKiB: 30000, CrashkernelMiB: 96},
+		Memory: &Memory{SystemKiB: 163840, TotalKiB: 130000, UnpackKiB: 80000, LeastAvailableKiB: 90000, PeakKiB: 30000, CrashkernelMiB: 96},
 	}
 }
 
@@ -101,14 +101,38 @@ func TestNewest(t *testing.T) {
 }
 
 func TestRecommend(t *testing.T) {
-	for _, tt := range []struct{ system, least, want int }{
-		{160 << 10, 100 << 10, 80}, // 60 used, 15 more are under 16: 76
-		{160 << 10, 96 << 10, 80},  // 64 and 16
-		{160<<10 + 1, 96 << 10, 96},
-		{160 << 10, 0, 0}, {0, 1, 0}, {10, 11, 0}, {1 << 20, 1 << 20, 16}, {256 << 10, 1, 320},
+	for _, tt := range []struct{ system, least, unpack, want int }{
+		{160 << 10, 100 << 10, 0, 80}, // 60 used, 15 more are under 16: 76
+		{160 << 10, 96 << 10, 0, 80},  // 64 and 16
+		{160<<10 + 1, 96 << 10, 0, 96},
+		{160 << 10, 0, 0, 0}, {0, 1, 0, 0}, {10, 11, 0, 0}, {1 << 20, 1 << 20, 0, 16}, {256 << 10, 1, 0, 320},
+		// 64 were enough once the image was unpacked, which took more.
+		{160 << 10, 100 << 10, 76 << 10, 80}, {160 << 10, 100 << 10, 76<<10 + 1, 96}, {160 << 10, 100 << 10, 92 << 10, 96},
+		{160 << 10, 0, 92 << 10, 0},
 	} {
-		if got := Recommend(tt.system, tt.least); got != tt.want {
-			t.Errorf("%d KiB, %d free: %d MiB, want %d", tt.system, tt.least, got, tt.want)
+		if got := Recommend(tt.system, tt.least, tt.unpack); got != tt.want {
+			t.Errorf("%d KiB, %d free, %d to unpack: %d MiB, want %d", tt.system, tt.least, tt.unpack, got, tt.want)
+		}
+	}
+}
+
+// The image is in memory twice until the kernel has freed the compressed one: what is
+// there when PID 1 runs does not show that.
+func TestUnpacking(t *testing.T) {
+	const log = "[    0.070000] Freeing SMP alternatives memory: 32K\n[    1.519609] Freeing initrd memory: 7612K\n" +
+		"[    2.270000] Freeing unused decrypted memory: 2036K\n[    2.280230] Freeing unused kernel image (initmem) memory: 2600K\n" +
+		"[    2.3] Freeing nothing memory: K\n[    2.4] Freeing hope memory\n"
+	for _, tt := range []struct {
+		system, available int
+		log               string
+		want              int
+	}{
+		{100 << 10, 60 << 10, log, 40<<10 + 7612 + 2036 + 2600},
+		{100 << 10, 60 << 10, strings.ReplaceAll(log, "initrd", "other"), 0}, // that line was overwritten
+		{100 << 10, 0, log, 0}, {0, 60 << 10, log, 0}, {100, 101, log, 0}, {100 << 10, 60 << 10, "", 0},
+	} {
+		if got := unpacking(tt.system, tt.available, strings.NewReader(tt.log)); got != tt.want {
+			t.Errorf("%d KiB, %d available: %d, want %d", tt.system, tt.available, got, tt.want)
 		}
 	}
 }
@@ -124,11 +148,11 @@ func TestSystemRAM(t *testing.T) {
 func TestMeter(t *testing.T) {
 	m := NewMeter()
 	defer m.Stop()
-	got := m.Memory(0)
+	got := m.Memory(nil)
 	if got.TotalKiB <= 0 || got.LeastAvailableKiB <= 0 || got.LeastAvailableKiB > got.TotalKiB || got.PeakKiB <= 0 {
 		t.Errorf("%+v", got)
 	}
-	if got := m.Memory(1); got.LeastAvailableKiB != 1 {
+	if got := m.Memory(&Memory{LeastAvailableKiB: 1, UnpackKiB: 7}); got.LeastAvailableKiB != 1 || got.UnpackKiB != 7 {
 		t.Errorf("what others measured is lost: %+v", got)
 	}
 }

@@ -31,7 +31,12 @@ func TestFaults(t *testing.T) {
 		{"savecore-panics", testPanic},
 		{"savecore-aborts", testAbort},
 		{"savecore-for-ever", testGlobalDeadline},
+		{"final-poweroff", testPowerOff},
+		{"final-halt", testHalt},
+		{"failure-poweroff", testFailurePowerOff},
+		{"failure-halt", testFailureHalt},
 		{"shell-and-nobody-there", testShell},
+		{"shell-and-somebody-there", testShellUsed},
 		{"init-panics", testInitPanics},
 		{"disk-full-in-mid-write", testFull},
 		{"disk-removed-in-mid-write", testRemoved},
@@ -47,6 +52,7 @@ func TestFaults(t *testing.T) {
 		{"crash-while-booting", testWhileBooting},
 		{"smallest-reservation", testSmallest},
 		{"smallest-reservation-for-any-filesystem", testSmallestForAny},
+		{"smallest-reservation-for-raw", testSmallestForRaw},
 		{"reservation-too-small", testTooSmall},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -150,15 +156,6 @@ func testGlobalDeadline(t *testing.T, l *lab) {
 	want(t, res, "saboteur: stops savecore: <nil>", "kdump-init: not done after ", "kdump-init: FAILED: ")
 	notWhole(t, filepath.Join(res.Tree, "crash"))
 	logThere(t, filepath.Join(res.Tree, "crash"))
-}
-
-// testShell: where the crash cannot be saved a shell is asked for, but nobody is there.
-func testShell(t *testing.T, l *lab) {
-	res := l.run(t, "6.1", setup{
-		conf:  "target = disk:///crash?dev=LABEL=NOSUCH\ndevice-timeout = 5s\nfailure = shell\ntimeout = 1m\n",
-		crash: rig.Crash{Limit: 6 * time.Minute, Extra: hardware()},
-	})
-	want(t, res, "kdump-init: FAILED: ", "next: shell", "emergency shell; the machine reboots when it ends, or after 1m0s", "kdump-init: nothing saved in ")
 }
 
 // testInitPanics: PID 1 itself is ended by the Go runtime. The kernel panics, and

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ukdump/ukdump/qemu/disk"
 	"github.com/ukdump/ukdump/qemu/rig"
 	"github.com/ukdump/ukdump/qemu/vm"
 )
@@ -180,6 +181,16 @@ func testSmallest(t *testing.T, l *lab) {
 // configuration does not say which it will be.
 func testSmallestForAny(t *testing.T, l *lab) {
 	testReservation(t, l, setup{crash: rig.Crash{Fill: true, Reserve: "112M"}})
+}
+
+// testSmallestForRaw: the image needs no filesystem at all.
+func testSmallestForRaw(t *testing.T, l *lab) {
+	testReservation(t, l, setup{
+		conf: "target = raw:///?dev=PARTLABEL=dumps\n", flags: []string{},
+		first: disk.Part{Name: "dumps", Size: 256 * mib},
+		part:  disk.Part{Name: "data", Size: 512 * mib},
+		crash: rig.Crash{Fill: true, Reserve: "96M", Words: "appliance.extract=raw:///?dev=PARTLABEL=dumps"},
+	})
 }
 
 func testReservation(t *testing.T, l *lab, s setup) {

@@ -61,6 +61,8 @@ const (
 	staticWords = "ip = 192.168.77.20:::24::eth0:none\n"
 	sftpTarget  = "sftp://crash@192.168.77.1/dumps/%s" + sftpWords
 	nfsTarget   = "nfs://192.168.77.1/export/%s?vers=4.1"
+	ftpTarget   = "ftp://ftpdump@192.168.77.1/%s?password-file=/etc/kdump/ftp-pw"
+	cifsTarget  = "cifs://smbdump@192.168.77.1/crash/%s?password-file=/etc/kdump/smb-pw"
 
 	// slowly makes a core of 17 MiB take long enough for something to happen in
 	// the middle of it.
@@ -69,12 +71,11 @@ const (
 
 // netFaults are in the order of how far the attempt comes.
 func netFaults() []netFault {
-	faults := append(unreachable(), midway()...)
+	faults := slices.Concat(unreachable(), midway(), otherServers())
+	folders := map[string]string{"sftp": "sftp/dumps", "nfs": "nfs", "ftp": "ftp", "cifs": "smb"}
 	for i := range faults {
-		faults[i].folder = "sftp/dumps"
-		if strings.HasPrefix(faults[i].target, "nfs:") {
-			faults[i].folder = "nfs"
-		}
+		scheme, _, _ := strings.Cut(faults[i].target, ":")
+		faults[i].folder = folders[scheme]
 	}
 	return faults
 }
@@ -144,6 +145,24 @@ func midway() []netFault {
 		{name: "savecore-stopped", target: nfsTarget, conf: staticWords, programs: []string{"./saboteur"},
 			append: "rawcopy.then=/saboteur saboteur.stop=savecore:2097152",
 			says:   []string{"kdump-init: savecore: nothing moved for 40s, killed"}, step: "core", killed: true, cost: faultAttempt},
+	}
+}
+
+// otherServers are the worst of these faults with the other daemons.
+func otherServers() []netFault {
+	return []netFault{
+		{name: "ftp-killed", target: ftpTarget, conf: staticWords + slowly,
+			during: halfway(daemon("vsftpd", wire.Stop)), after: daemon("vsftpd", wire.Start),
+			says: []string{"kdump-init: only the kernel log saved on ftp:", "connection refused"}, step: "core", cost: faultAttempt},
+		{name: "ftp-frozen", target: ftpTarget, conf: staticWords + slowly,
+			during: halfway(daemon("vsftpd", wire.Freeze)), after: daemon("vsftpd", wire.Thaw),
+			says: []string{"kdump-init: only the kernel log saved on ftp:"}, step: "core", cost: faultAttempt},
+		{name: "cifs-killed", target: cifsTarget, conf: staticWords + slowly,
+			during: halfway(daemon("smbd", wire.Stop)), after: daemon("smbd", wire.Start),
+			says: []string{"kdump-init: only the kernel log saved on cifs:"}, step: "core", cost: faultAttempt},
+		{name: "cifs-frozen", target: cifsTarget, conf: staticWords + slowly,
+			during: halfway(daemon("smbd", wire.Freeze)), after: daemon("smbd", wire.Thaw),
+			says: []string{"kdump-init: only the kernel log saved on cifs:"}, step: "core", cost: faultAttempt},
 	}
 }
 
@@ -241,7 +260,7 @@ func TestNetworkFaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	tree := t.TempDir()
-	for _, folder := range []string{"sftp", "nfs"} {
+	for _, folder := range []string{"sftp", "nfs", "ftp", "smb"} {
 		if err := srv.Extract(ctx, "/"+folder, tree); err != nil {
 			t.Fatal(err)
 		}

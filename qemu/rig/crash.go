@@ -35,6 +35,10 @@ type Crash struct {
 	NICs   []vm.NIC // of a server, for instance
 	Extra  []string // of QEMU
 
+	// Down waits until the machine is down for good, where the capture does not
+	// reboot it. Then it is switched off, and on again.
+	Down func(ctx context.Context, m *vm.Machine) error
+
 	Limit time.Duration                                  // for all of it; 8 minutes if zero
 	Watch func(ctx context.Context, m *vm.Machine) error // runs beside the crash
 }
@@ -106,7 +110,21 @@ func (r *Rig) power(ctx context.Context, c Crash, config vm.Config, res *Result)
 	if err != nil {
 		return err
 	}
-	defer m.Kill()
+	defer func() { m.Kill() }()
+	if c.Down != nil {
+		err := c.Down(ctx, m)
+		m.Kill()
+		res.goOn(m.Lines())
+		if err != nil {
+			return fmt.Errorf("%w; the console is in %s/serial.log", err, res.Dir)
+		}
+		if err := os.Rename(filepath.Join(res.Dir, "serial.log"), filepath.Join(res.Dir, "serial-down.log")); err != nil {
+			return err
+		}
+		if m, err = vm.Start(ctx, config); err != nil {
+			return err
+		}
+	}
 	watched := make(chan error, 1)
 	if c.Watch == nil {
 		watched <- nil
@@ -114,7 +132,7 @@ func (r *Rig) power(ctx context.Context, c Crash, config vm.Config, res *Result)
 		go func() { watched <- c.Watch(ctx, m) }()
 	}
 	err = m.Done(ctx)
-	res.Lines = m.Lines()
+	res.goOn(m.Lines())
 	if text, ok := res.Said("appliance: failed: "); ok {
 		_, text, _ = strings.Cut(text, "appliance: failed: ")
 		err = errors.Join(err, errors.New("production: "+text))
@@ -136,6 +154,17 @@ func (r *Rig) power(ctx context.Context, c Crash, config vm.Config, res *Result)
 	}
 	res.Tree = tree
 	return nil
+}
+
+// goOn adds what the machine said since it was switched on. Times go on from the last line.
+func (r *Result) goOn(lines []vm.Line) {
+	var last vm.Line
+	if n := len(r.Lines); n > 0 {
+		last = r.Lines[n-1]
+	}
+	for _, l := range lines {
+		r.Lines = append(r.Lines, vm.Line{At: last.At + l.At, CPU: last.CPU + l.CPU, Text: l.Text})
+	}
 }
 
 // Machine builds the production image and the disks in dir. Run does it by itself;

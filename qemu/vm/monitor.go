@@ -102,6 +102,27 @@ func (q *Monitor) Resume(ctx context.Context) error {
 	}
 }
 
+// Event is something that QEMU tells of by itself.
+type Event struct {
+	Event string // "SHUTDOWN", "RESET"
+	Data  struct {
+		Guest  bool   // the guest wanted it
+		Reason string // "guest-shutdown", "guest-reset", "guest-panic"
+	}
+}
+
+// Event returns the next event, within ctx. Those that came during an Execute are lost.
+func (q *Monitor) Event(ctx context.Context) (e Event, err error) {
+	end, _ := ctx.Deadline()
+	_ = q.conn.SetDeadline(end)
+	for e.Event == "" { // the replies of commands have none
+		if err := q.dec.Decode(&e); err != nil {
+			return e, fmt.Errorf("monitor: wait for an event: %w", err)
+		}
+	}
+	return e, nil
+}
+
 // Execute runs a command, for instance "system_reset", and returns its result.
 func (q *Monitor) Execute(ctx context.Context, command string, args map[string]any) (json.RawMessage, error) {
 	if end, ok := ctx.Deadline(); ok {

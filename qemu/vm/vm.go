@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -85,6 +86,7 @@ type Line struct {
 // Machine is a running or ended machine.
 type Machine struct {
 	cmd    *exec.Cmd
+	keys   io.WriteCloser // the serial line's other end; closed when QEMU has ended
 	dir    string
 	start  time.Time
 	wake   chan struct{} // closed and replaced whenever lines or ended change
@@ -113,6 +115,10 @@ func Start(ctx context.Context, c Config) (*Machine, error) {
 	m.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, err := m.cmd.StdoutPipe()
 	if err != nil {
+		serial.Close()
+		return nil, err
+	}
+	if m.keys, err = m.cmd.StdinPipe(); err != nil {
 		serial.Close()
 		return nil, err
 	}
@@ -286,6 +292,14 @@ func (m *Machine) Wait(ctx context.Context, texts ...string) (Line, int, error) 
 			return Line{}, -1, fmt.Errorf("wait for %q: %w", texts, ctx.Err())
 		}
 	}
+}
+
+// Type types on the serial console: "ls\r", or "\x03" for Ctrl-C.
+func (m *Machine) Type(keys string) error {
+	if _, err := io.WriteString(m.keys, keys); err != nil {
+		return fmt.Errorf("type %q: %w", keys, err)
+	}
+	return nil
 }
 
 // Lines returns what the console has said so far.
