@@ -50,7 +50,7 @@ require (
 	golang.org/x/tools v0.51.0 // indirect
 	gopkg.in/yaml.v3 v3.0.1 // indirect
 	honnef.co/go/tools v0.8.2 // indirect
-	mvdan.cc/sh/v3 v3.11.0 // indirect
+	mvdan.cc/sh/v3 v3.11.0
 )
 
 tool (
@@ -60,7 +60,6 @@ tool (
 	github.com/u-root/u-root/cmds/core/cp
 	github.com/u-root/u-root/cmds/core/df
 	github.com/u-root/u-root/cmds/core/dmesg
-	github.com/u-root/u-root/cmds/core/gosh
 	github.com/u-root/u-root/cmds/core/grep
 	github.com/u-root/u-root/cmds/core/hexdump
 	github.com/u-root/u-root/cmds/core/ls
@@ -68,6 +67,7 @@ tool (
 	github.com/u-root/u-root/cmds/core/mount
 	github.com/u-root/u-root/cmds/core/ps
 	github.com/u-root/u-root/cmds/core/rm
+	github.com/u-root/u-root/cmds/core/sleep
 	github.com/u-root/u-root/cmds/core/sync
 	github.com/u-root/u-root/cmds/core/tail
 	github.com/u-root/u-root/cmds/core/umount

@@ -28,16 +28,16 @@ func controlCommand() string { return commandsDir + "kdumpctl" }
 
 const commandsDir = "github.com/ukdump/ukdump/cmds/"
 
-// shellCommands is the emergency shell. Each of them is also a tool in go.mod,
-// which pins its version.
+// shellCommands is the emergency shell. Those of others are tools in go.mod too,
+// which pins their version.
 //
-// They were chosen by what they add to the static binary, in KiB: gosh 890, ls
+// They were chosen by what they add to the static binary, in KiB: the shell 890, ls
 // 440, ps 70, mount 40, grep and cp 16-28, the others 16 or less. Left out for their
 // size: insmod (650), ip (1330), free (200).
 func shellCommands() []string {
 	const dir = "github.com/u-root/u-root/cmds/core/"
 	return []string{
-		dir + shellName, // with cd, echo, pwd, test and kill built in
+		commandsDir + shellName, // with cd, echo, pwd, test and kill built in
 		dir + "cat",
 		dir + "cp",
 		dir + "df",
@@ -49,6 +49,7 @@ func shellCommands() []string {
 		dir + "mount",
 		dir + "ps",
 		dir + "rm",
+		dir + "sleep",
 		dir + "sync",
 		dir + "tail",
 		dir + "umount",
@@ -56,7 +57,7 @@ func shellCommands() []string {
 }
 
 // shellName is the command that is /bin/sh.
-const shellName = "gosh"
+const shellName = "kdump-sh"
 
 // builder compiles busyboxes for one architecture.
 type builder struct {
@@ -137,7 +138,6 @@ func (b *builder) flags() []string {
 	}
 	return []string{
 		"-go-enable-inlining",
-		"-go-build-tags=goshsmall", // gosh without line editing, a third of the size
 		"-go-extra-args=-a=false",
 		"-go-extra-args=-buildvcs=false",
 		"-go-extra-args=-ldflags=" + ldflags,

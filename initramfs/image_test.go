@@ -104,7 +104,7 @@ func TestImage(t *testing.T) {
 		t.Fatalf("%d bytes, said %d, %v", len(image), size, err)
 	}
 	checkImage(t, image)
-	if list := unpack(t, image); !strings.Contains(list, "bin/sh -> ../bbin/gosh\n") {
+	if list := unpack(t, image); !strings.Contains(list, "bin/sh -> ../bbin/kdump-sh\n") {
 		t.Errorf("no /bin/sh in\n%s", list)
 	}
 	if info, err := os.Stat(name); err != nil || info.Mode() != 0o600 {
@@ -335,7 +335,7 @@ func TestReport(t *testing.T) {
 	for _, want := range []string{
 		"IMAGE for linux/amd64, kernel " + fakeRelease,
 		"busybox                   kdump-init savecore kdumpctl\n",
-		"of it the shell         what -no-shell saves: gosh\n",
+		"of it the shell         what -no-shell saves: kdump-sh\n",
 		"configuration             disk:///c?dev=LABEL=C\n",
 		"virtio_blk              virtio\n",
 		"xfs                     xfs, loaded to mount one\n",

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -115,10 +116,13 @@ func rebootCommand(a config.Action) int {
 	return unix.LINUX_REBOOT_CMD_RESTART
 }
 
+// shellPath is the emergency shell.
+const shellPath = "/bin/sh"
+
 // shell runs the emergency shell on the console until it ends.
 func (c *capture) shell() error {
 	timeout := c.config().Timeout
-	tty, err := os.OpenFile("/dev/console", os.O_RDWR, 0)
+	tty, err := terminal("/sys/class/tty/console/active", "/dev")
 	if err != nil {
 		return err
 	}
@@ -129,7 +133,7 @@ func (c *capture) shell() error {
 		Files: []uintptr{tty.Fd(), tty.Fd(), tty.Fd()},
 		Sys:   &syscall.SysProcAttr{Setsid: true, Setctty: true},
 	}
-	argv := []string{"/bbin/gosh"}
+	argv := []string{shellPath}
 	pid, died, err := c.children.start(argv, attr)
 	if err != nil { // not every console can be a controlling terminal
 		attr.Sys.Setctty = false
@@ -141,6 +145,20 @@ func (c *capture) shell() error {
 	giveUp(pid, otherScore)
 	_, err = c.await(pid, died, timeout, watchdog.NewPulse(timeout))
 	return err
+}
+
+// terminal opens the terminal that /dev/console stands for: the last of those listed in
+// the file active. /dev/console itself would do, but for job control: the kernel lets a
+// process in the background read from it (job_control, drivers/tty/n_tty.c).
+func terminal(active, dev string) (*os.File, error) {
+	b, _ := os.ReadFile(active)
+	if names := strings.Fields(string(b)); len(names) > 0 {
+		tty, err := os.OpenFile(filepath.Join(dev, names[len(names)-1]), os.O_RDWR|unix.O_NOCTTY, 0)
+		if err == nil {
+			return tty, nil
+		}
+	}
+	return os.OpenFile(filepath.Join(dev, "console"), os.O_RDWR|unix.O_NOCTTY, 0)
 }
 
 // kernel is the machine itself.

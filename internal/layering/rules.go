@@ -43,6 +43,7 @@ func Floors() map[string]int {
 		"pkg/dump":   3,
 
 		"cmds/kdump-init": 4,
+		"cmds/kdump-sh":   4,
 		"cmds/savecore":   4,
 		"cmds/kdumpctl":   4,
 		"cmds/vmcore":     4,
@@ -71,6 +72,7 @@ func Heavy() map[string][]string {
 		// os/exec waits for its children itself, and PID 1's wait for any
 		// child takes them away: "no child processes" in 1 of 5 runs.
 		"cmds/kdump-init": append([]string{"os/exec"}, large...),
+		"cmds/kdump-sh":   large,
 		"cmds/savecore":   large,
 		"cmds/kdumpctl":   large,
 	}

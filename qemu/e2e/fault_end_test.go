@@ -139,14 +139,17 @@ func testShell(t *testing.T, l *lab) {
 	want(t, res, "kdump-init: FAILED: ", "next: shell", "emergency shell; the machine reboots when it ends, or after 1m0s", "kdump-init: nothing saved in ")
 }
 
-// testShellUsed: somebody is there. Ctrl-C ends what runs in front and nothing else; the
-// machine reboots when the shell ends, long before its time is over.
+// testShellUsed: somebody is there, and has job control. The machine reboots when the
+// shell ends, long before its time is over.
 func testShellUsed(t *testing.T, l *lab) {
 	res := l.run(t, "6.1", setup{
 		conf:  noTarget + "failure = shell\ntimeout = 30m\n",
 		crash: rig.Crash{Extra: hardware(), Watch: typist},
 	})
 	wantInOrder(t, res, "kdump-init: FAILED: ", "emergency shell; the machine reboots when it ends, or after 30m0s", "alive-42", "reboot: Restarting system", "appliance: production is back")
+	if line, ok := res.Said("there is no job control"); ok {
+		t.Error(line)
+	}
 }
 
 // typist waits for the shell and types; each answer is one that the echo of what was
@@ -157,16 +160,28 @@ func typist(ctx context.Context, m *vm.Machine) error {
 	}
 	for _, step := range []struct{ keys, answer string }{
 		{"echo alive-$((6*7))\r", "alive-42"},
-		{"cat\r", ""},
-		{"\x03", ""},
+		{"sleep 1000 &\r", "[1]"},
+		{"echo front-$((1+1)); sleep 2000\r", "front-2"},
+		{"\x03", ""}, // Ctrl-C ends that one and no other
 		{"echo back-$((7*7))\r", "back-49"},
+		{"jobs\r", "[1] running: sleep 1000"},
+		{"kill %1; sleep 1\r", "[1] done: sleep 1000"},
+		{"echo front-$((1+2)); cat\r", "front-3"},
+		{"\x1a", "[1] stopped: cat"}, // Ctrl-Z
+		{"fg\r", "cat"},
+		{"through\r", "through"}, // as it is typed
+		{"", "through"},          // as cat has it
+		{"\x04", ""},             // Ctrl-D
+		{"false\r", ""},
 		{"exit\r", ""},
 	} {
+		if strings.HasPrefix(step.keys, "\x1a") || strings.HasPrefix(step.keys, "\x03") {
+			time.Sleep(2 * time.Second) // the program starts after the answer
+		}
 		if err := m.Type(step.keys); err != nil {
 			return err
 		}
 		if step.answer == "" {
-			time.Sleep(2 * time.Second)
 			continue
 		}
 		if _, _, err := m.Wait(ctx, step.answer); err != nil {

@@ -156,7 +156,7 @@ func otherServers() []netFault {
 			says: []string{"kdump-init: only the kernel log saved on ftp:", "connection refused"}, step: "core", cost: faultAttempt},
 		{name: "ftp-frozen", target: ftpTarget, conf: staticWords + slowly,
 			during: halfway(daemon("vsftpd", wire.Freeze)), after: daemon("vsftpd", wire.Thaw),
-			says: []string{"kdump-init: only the kernel log saved on ftp:"}, step: "core", cost: faultAttempt},
+			says: []string{"kdump-init: only the kernel log saved on ftp:"}, or: "kdump-init: savecore: nothing moved for ", step: "core", cost: faultAttempt},
 		{name: "cifs-killed", target: cifsTarget, conf: staticWords + slowly,
 			during: halfway(daemon("smbd", wire.Stop)), after: daemon("smbd", wire.Start),
 			says: []string{"kdump-init: only the kernel log saved on cifs:"}, step: "core", cost: faultAttempt},
