@@ -124,7 +124,7 @@ func (a *attempt) logMemory() {
 	m := c.meter.Memory(c.before.Memory)
 	text := fmt.Sprintf("memory: savecore took %s at most; of %s, %s were free at the least", kib(m.PeakKiB), kib(m.SystemKiB), kib(m.LeastAvailableKiB))
 	if m.UnpackKiB > 0 {
-		text += fmt.Sprintf("; the image took %s while it was unpacked", kib(m.UnpackKiB))
+		text += fmt.Sprintf("; the image needs %s to be unpacked", kib(m.UnpackKiB))
 	}
 	if m.CrashkernelMiB > 0 {
 		text += fmt.Sprintf("; crashkernel=%dM would do", m.CrashkernelMiB)

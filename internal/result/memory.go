@@ -8,6 +8,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Meter watches how much memory is left.
@@ -109,8 +111,8 @@ func systemRAM(r io.Reader) int {
 }
 
 // Recommend is the crashkernel= in MiB for a capture kernel with system KiB of RAM
-// of which least KiB were free at the worst, and which needed unpack KiB until it had
-// unpacked its image, 0 if that is not known. It is the larger of what was in use and a
+// of which least KiB were free at the worst, and which needed unpack KiB to unpack its
+// image, 0 if that is not known. It is the larger of what was in use and a
 // quarter more, at least 16 MiB, and of what the start took and a bit, in steps of 16.
 // 0 if it cannot be told.
 func Recommend(system, least, unpack int) int {
@@ -124,8 +126,7 @@ func Recommend(system, least, unpack int) int {
 }
 
 // AtStart is what is known of the memory before anything but PID 1 runs: how much
-// the kernel needed while its image was there twice, compressed and unpacked. log is the
-// kernel's.
+// it took to unpack the image. log is the kernel's.
 func AtStart(log io.Reader) *Memory {
 	r := &Memory{TotalKiB: field("/proc/meminfo", "MemTotal:")}
 	if f, err := os.Open("/proc/iomem"); err == nil {
@@ -133,14 +134,19 @@ func AtStart(log io.Reader) *Memory {
 		f.Close()
 	}
 	r.UnpackKiB = unpacking(r.SystemKiB, field("/proc/meminfo", "MemAvailable:"), log)
+	var root unix.Statfs_t
+	if unix.Statfs("/", &root) == nil && root.Type == unix.TMPFS_MAGIC {
+		blocks := func(n uint64) int { return int(n * uint64(root.Bsize) >> 10) }
+		r.UnpackKiB = max(r.UnpackKiB, rooting(r.SystemKiB, blocks(root.Blocks), blocks(root.Blocks-root.Bfree)))
+	}
 	return r
 }
 
-// unpacking is what of system KiB was in use while the image was unpacked: what is
-// not available now, unpacked files among it, and what the kernel has freed since. It
-// does that when it has unpacked the image (populate_rootfs, init/initramfs.c), of
-// which it says "Freeing initrd memory: 7612K", and then with its own start
-// (free_initmem). 0 if it cannot be told.
+// unpacking is what of system KiB was in use while the image was there twice, compressed
+// and unpacked: what is not available now, unpacked files among it, and what the kernel
+// has freed since. It does that when it has unpacked the image (populate_rootfs,
+// init/initramfs.c), of which it says "Freeing initrd memory: 7612K", and then with its
+// own start (free_initmem). 0 if it cannot be told.
 func unpacking(system, available int, log io.Reader) int {
 	freed, seen := 0, false
 	for s := bufio.NewScanner(log); s.Scan(); {
@@ -155,4 +161,15 @@ func unpacking(system, available int, log io.Reader) int {
 		return 0
 	}
 	return system - available + freed
+}
+
+// rooting is the least of system KiB with which the files fit into the root, which
+// takes half of what the kernel had at its start (shmem_default_max_blocks, mm/shmem.c):
+// limit KiB, of which used are in use. More files are a "write error" while the image
+// is unpacked, and no init. 0 if there is no limit.
+func rooting(system, limit, used int) int {
+	if limit <= 0 || 2*limit > system {
+		return 0
+	}
+	return system - 2*limit + 2*used
 }

@@ -88,7 +88,7 @@ type Step struct {
 type Memory struct {
 	SystemKiB         int `json:"system_kib"`          // RAM of the capture kernel, of /proc/iomem
 	TotalKiB          int `json:"total_kib"`           // MemTotal
-	UnpackKiB         int `json:"unpack_kib"`          // in use while the image was unpacked, 0: not known
+	UnpackKiB         int `json:"unpack_kib"`          // least RAM with which the image can be unpacked, 0: not known
 	LeastAvailableKiB int `json:"least_available_kib"` // MemAvailable at its lowest
 	PeakKiB           int `json:"savecore_peak_kib"`   // VmHWM of savecore
 	CrashkernelMiB    int `json:"crashkernel_mib"`     // what crashkernel= should be, 0: not known

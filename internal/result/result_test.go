@@ -137,6 +137,20 @@ func TestUnpacking(t *testing.T) {
 	}
 }
 
+// Linux 6.1 with an image of 31 MiB, and 112 MiB reserved: 53780 KiB of it are the
+// kernel's to give, and its root had room for 26.
+func TestRooting(t *testing.T) {
+	const system, limit = 115_316, 53_780 / 2
+	for _, tt := range []struct{ system, limit, used, want int }{
+		{system, limit, limit, system}, {system, limit, limit + 1, system + 2}, {system, limit, limit - 1024, system - 2048},
+		{system, 0, 10, 0}, {0, limit, 10, 0}, {2 * limit, limit, 7, 14},
+	} {
+		if got := rooting(tt.system, tt.limit, tt.used); got != tt.want {
+			t.Errorf("%d KiB, room for %d, %d used: %d, want %d", tt.system, tt.limit, tt.used, got, tt.want)
+		}
+	}
+}
+
 func TestSystemRAM(t *testing.T) {
 	const iomem = "00000000-00000fff : Reserved\n00001000-0009fbff : System RAM\n0a000000-13ffffff : System RAM\n  0b000000-0bffffff : Kernel code\n" +
 		"x-y : System RAM\n10-1 : System RAM\nfee00000-fee00fff : Local APIC\n"
