@@ -72,10 +72,7 @@ func pattern(n int) []byte {
 func sendAndSee(t *testing.T, s *ftpd, url string, o targets.Options) {
 	t.Helper()
 	o.Log = t.Logf
-	tg, err := targets.Open(t.Context(), url, o)
-	if err != nil {
-		t.Fatal(err)
-	}
+	tg := openWith(t, t.Context(), url, o)
 	defer tg.Close()
 	f, err := tg.Create(t.Context(), "d/vmcore")
 	if err != nil {
@@ -263,12 +260,9 @@ func TestFTPAnonymous(t *testing.T) {
 func TestFTPUploadOnly(t *testing.T) {
 	t.Parallel()
 	s := newFTPD(t, "vsftpd", "anonymous_enable=YES", "anon_upload_enable=YES", "anon_mkdir_write_enable=YES", "anon_umask=022")
-	tg, err := targets.Open(t.Context(), "ftp://"+s.addr()+"/crash", targets.Options{Log: t.Logf})
-	if err != nil {
-		t.Fatal(err)
-	}
+	tg := openWith(t, t.Context(), "ftp://"+s.addr()+"/crash", targets.Options{Log: t.Logf})
 	defer tg.Close()
-	_, err = tg.Create(t.Context(), "vmcore")
+	_, err := tg.Create(t.Context(), "vmcore")
 	if !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), "may user anonymous make, overwrite, rename and delete files in /crash") {
 		t.Errorf("Create: %v", err)
 	}
@@ -304,10 +298,7 @@ func TestFTPSizes(t *testing.T) {
 			// The server may still count the connection that found it listening.
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
-			tg, err := targets.Open(ctx, s.url("crash"), targets.Options{Dial: line.Dial, Log: printf})
-			if err != nil {
-				t.Fatal(err)
-			}
+			tg := openWith(t, ctx, s.url("crash"), targets.Options{Dial: line.Dial, Log: printf})
 			defer tg.Close()
 			f, err := tg.Create(t.Context(), "vmcore")
 			if err != nil {
@@ -345,10 +336,7 @@ func TestFTPServerStopped(t *testing.T) {
 	t.Parallel()
 	s := newFTPD(t, "vsftpd")
 	const stall, reconnect = 2 * time.Second, 3 * time.Second
-	tg, err := targets.Open(t.Context(), s.url("crash"), targets.Options{Log: t.Logf, Stall: stall, Reconnect: reconnect})
-	if err != nil {
-		t.Fatal(err)
-	}
+	tg := openWith(t, t.Context(), s.url("crash"), targets.Options{Log: t.Logf, Stall: stall, Reconnect: reconnect})
 	defer tg.Close()
 	f, err := tg.Create(t.Context(), "vmcore")
 	if err != nil {

@@ -89,10 +89,7 @@ func (u *ftpUpload) ours(b *testing.B) {
 }
 
 func (u *ftpUpload) here(b *testing.B) {
-	tg, err := targets.Open(b.Context(), u.url("out"), targets.Options{Dial: u.line.Dial})
-	if err != nil {
-		b.Fatal(err)
-	}
+	tg := openWith(b, b.Context(), u.url("out"), targets.Options{Dial: u.line.Dial})
 	defer tg.Close()
 	tg.Remove(b.Context(), "x")
 	f, err := tg.Create(b.Context(), "x")
