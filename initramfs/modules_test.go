@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"debug/elf"
-	"encoding/binary"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,31 +13,10 @@ import (
 
 	"github.com/ukdump/ukdump/internal/modules"
 	"github.com/ukdump/ukdump/internal/modules/resolve"
+	"github.com/ukdump/ukdump/internal/moduletest"
 	"github.com/ukdump/ukdump/pkg/netcfg"
 	"github.com/ukdump/ukdump/pkg/targets"
 )
-
-// kernelModule is the smallest ELF file that is a module by its .modinfo.
-func kernelModule(machine elf.Machine, fields ...string) []byte {
-	const names = "\x00.modinfo\x00.shstrtab\x00"
-	modinfo := strings.Join(fields, "\x00") + "\x00"
-	h := elf.Header64{
-		Type: uint16(elf.ET_REL), Machine: uint16(machine), Version: 1, Ehsize: 64, Shentsize: 64, Shnum: 3, Shstrndx: 2,
-		Shoff: uint64(64 + len(modinfo) + len(names)),
-	}
-	copy(h.Ident[:], "\x7fELF\x02\x01\x01")
-	sections := [3]elf.Section64{
-		1: {Name: 1, Type: uint32(elf.SHT_PROGBITS), Flags: uint64(elf.SHF_ALLOC), Off: 64, Size: uint64(len(modinfo)), Addralign: 1},
-		2: {Name: 10, Type: uint32(elf.SHT_STRTAB), Off: uint64(64 + len(modinfo)), Size: uint64(len(names)), Addralign: 1},
-	}
-	var b bytes.Buffer
-	for _, part := range []any{h, []byte(modinfo + names), sections} {
-		if err := binary.Write(&b, binary.LittleEndian, part); err != nil {
-			panic(err) // a bytes.Buffer takes it all
-		}
-	}
-	return b.Bytes()
-}
 
 const fakeRelease = "9.9.9-fake"
 
@@ -50,7 +28,7 @@ func fakeTree(t *testing.T) string {
 	dir := t.TempDir()
 	add := func(name string, fields ...string) {
 		t.Helper()
-		data := kernelModule(elf.EM_X86_64, append(fields, "vermagic="+fakeRelease+" SMP")...)
+		data := moduletest.File(elf.EM_X86_64, append(fields, "vermagic="+fakeRelease+" SMP")...)
 		if strings.HasSuffix(name, ".zst") {
 			z, err := zstd.NewWriter(nil)
 			if err != nil {
@@ -137,7 +115,7 @@ func TestModulesOfATarget(t *testing.T) {
 func TestWatchdogModules(t *testing.T) {
 	dir := fakeTree(t)
 	for name, depends := range map[string]string{"watchdog": "", "i6300esb": "watchdog,virtio", "softdog": "watchdog"} {
-		data := kernelModule(elf.EM_X86_64, "depends="+depends, "vermagic="+fakeRelease+" SMP")
+		data := moduletest.File(elf.EM_X86_64, "depends="+depends, "vermagic="+fakeRelease+" SMP")
 		writeFile(t, filepath.Join(dir, "kernel/drivers/watchdog", name+".ko"), data)
 	}
 	for _, c := range []struct {
@@ -196,7 +174,7 @@ func TestModuleList(t *testing.T) {
 // two is loaded.
 func TestFilesystemListsAreWhole(t *testing.T) {
 	dir := fakeTree(t)
-	writeFile(t, filepath.Join(dir, "kernel/fs/btrfs/btrfs.ko"), kernelModule(elf.EM_X86_64, "vermagic="+fakeRelease, "depends=fat"))
+	writeFile(t, filepath.Join(dir, "kernel/fs/btrfs/btrfs.ko"), moduletest.File(elf.EM_X86_64, "vermagic="+fakeRelease, "depends=fat"))
 	set, err := collect(dir, "amd64", chosen(specs(t, "disk:///c?dev=LABEL=C"), netcfg.Plan{}, false, "", ""))
 	if err != nil {
 		t.Fatal(err)
@@ -226,7 +204,7 @@ func TestModulesOfServers(t *testing.T) {
 		"fs/nfs/nfs.ko": {"depends=sunrpc"}, "fs/nfs/nfsv3.ko": {"depends=nfs"}, "fs/nfs/nfsv4.ko": {"depends=nfs"}, "net/sunrpc/sunrpc.ko": nil,
 		"fs/smb/client/cifs.ko": {"softdep=pre: ccm", "softdep=pre: aead2"}, "crypto/gcm.ko": {"alias=crypto-gcm"}, "crypto/ccm.ko": {"alias=crypto-ccm"},
 	} {
-		writeFile(t, filepath.Join(dir, "kernel", name), kernelModule(elf.EM_X86_64, append(info, "vermagic="+fakeRelease)...))
+		writeFile(t, filepath.Join(dir, "kernel", name), moduletest.File(elf.EM_X86_64, append(info, "vermagic="+fakeRelease)...))
 	}
 	set, err := collect(dir, "amd64", chosen(specs(t, "nfs://h/x?vers=3", "nfs://h/x?vers=4.1", "cifs://u@h/s?password-file=/p", "raw:///dev/sda1"), netcfg.Plan{}, false, "", ""))
 	if err != nil {
@@ -252,9 +230,9 @@ func TestModulesOfServers(t *testing.T) {
 func TestModuleErrors(t *testing.T) {
 	dir := fakeTree(t)
 	foreign := fakeTree(t)
-	writeFile(t, filepath.Join(foreign, "kernel/fs/fat/fat.ko"), kernelModule(elf.EM_AARCH64, "vermagic="+fakeRelease))
+	writeFile(t, filepath.Join(foreign, "kernel/fs/fat/fat.ko"), moduletest.File(elf.EM_AARCH64, "vermagic="+fakeRelease))
 	other := fakeTree(t)
-	writeFile(t, filepath.Join(other, "kernel/fs/fat/fat.ko"), kernelModule(elf.EM_X86_64, "vermagic=8.8.8"))
+	writeFile(t, filepath.Join(other, "kernel/fs/fat/fat.ko"), moduletest.File(elf.EM_X86_64, "vermagic=8.8.8"))
 	for _, c := range []struct{ name, dir, url, only, add, want string }{
 		{"file system", dir, "disk:///c?dev=LABEL=C&fstype=btrfs", "", "", "btrfs"},
 		{"-add-modules", dir, "file:///c", "", "virtio_blk,nosuch", "-add-modules: module nosuch"},

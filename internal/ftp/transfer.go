@@ -190,6 +190,14 @@ func (u *Upload) Write(p []byte) (int, error) {
 	return n, u.err
 }
 
+// Remaining tells a data connection that wants to know it, by a method of that
+// name, that the server has taken all but n bytes of what was written.
+func (u *Upload) Remaining(n int64) {
+	if r, ok := u.data.(interface{ Remaining(n int64) }); ok {
+		r.Remaining(n)
+	}
+}
+
 // Finish returns nil once the server has said that it has taken all of it.
 func (u *Upload) Finish() error {
 	if u.err != nil {

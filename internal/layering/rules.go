@@ -36,6 +36,7 @@ func Floors() map[string]int {
 		// They make inputs for tests, and are imported by tests alone.
 		"internal/vmcoretest":  1,
 		"internal/targetstest": 1,
+		"internal/moduletest":  1,
 
 		"pkg/vmcore": 1,
 		"pkg/memmap": 2,
@@ -53,7 +54,7 @@ func Floors() map[string]int {
 
 // testOnly are packages that nothing but tests may import.
 func testOnly() []string {
-	return []string{"internal/vmcoretest", "internal/targetstest", "internal/layering"}
+	return []string{"internal/vmcoretest", "internal/targetstest", "internal/moduletest", "internal/layering"}
 }
 
 // strangers are pairs of packages that must not reach each other, directly or

@@ -180,10 +180,7 @@ func TestDiskWriteErrors(t *testing.T) {
 			full := targetstest.Mount(t, "none", "tmpfs", 0, map[bool]string{true: "size=100m", false: "size=50m"}[fstype == "xfs"])
 			file := targetstest.Image(t, full, size, command...)
 			mnt := t.TempDir()
-			tg, err := targets.Open(t.Context(), "disk:///?dev="+targetstest.Loop(t, file), targets.Options{MountDir: mnt, Log: t.Logf})
-			if err != nil {
-				t.Fatal(err)
-			}
+			tg := openWith(t, t.Context(), "disk:///?dev="+targetstest.Loop(t, file), targets.Options{MountDir: mnt, Log: t.Logf})
 			defer tg.Close()
 			f, err := tg.Create(t.Context(), "vmcore")
 			if err != nil {
@@ -221,10 +218,7 @@ func TestDiskWriteErrors(t *testing.T) {
 func TestDiskTurnsReadOnly(t *testing.T) {
 	dev, _ := device(t, "ext4")
 	mnt := t.TempDir()
-	tg, err := targets.Open(t.Context(), "disk:///?dev="+dev, targets.Options{MountDir: mnt, Log: t.Logf})
-	if err != nil {
-		t.Fatal(err)
-	}
+	tg := openWith(t, t.Context(), "disk:///?dev="+dev, targets.Options{MountDir: mnt, Log: t.Logf})
 	defer tg.Close()
 	f, err := tg.Create(t.Context(), "vmcore")
 	if err != nil {
@@ -355,14 +349,11 @@ func TestDiskCloseWithOpenFile(t *testing.T) {
 	mnt := t.TempDir()
 	var mu sync.Mutex
 	var log []string
-	tg, err := targets.Open(t.Context(), "disk:///?dev="+dev, targets.Options{MountDir: mnt, Log: func(format string, a ...any) {
+	tg := openWith(t, t.Context(), "disk:///?dev="+dev, targets.Options{MountDir: mnt, Log: func(format string, a ...any) {
 		mu.Lock()
 		defer mu.Unlock()
 		log = append(log, fmt.Sprintf(format, a...))
 	}})
-	if err != nil {
-		t.Fatal(err)
-	}
 	f, err := tg.Create(t.Context(), "vmcore")
 	if err != nil {
 		t.Fatal(err)
@@ -384,13 +375,10 @@ func TestDiskCloseWithOpenFile(t *testing.T) {
 func TestDiskDriver(t *testing.T) {
 	dev, _ := device(t, "xfs")
 	var asked []string
-	tg, err := targets.Open(t.Context(), "disk:///?dev="+dev, targets.Options{Log: t.Logf, Driver: func(_ context.Context, fstype string) error {
+	tg := openWith(t, t.Context(), "disk:///?dev="+dev, targets.Options{Log: t.Logf, Driver: func(_ context.Context, fstype string) error {
 		asked = append(asked, fstype)
 		return errors.New("no list")
 	}})
-	if err != nil {
-		t.Fatal(err)
-	}
 	defer tg.Close()
 	if len(asked) != 1 || asked[0] != "xfs" {
 		t.Errorf("asked for %v", asked)
@@ -401,10 +389,7 @@ func TestDiskDriver(t *testing.T) {
 func TestDiskMountOptions(t *testing.T) {
 	dev, _ := device(t, "ext4")
 	mnt := t.TempDir()
-	tg, err := targets.Open(t.Context(), "disk:///?dev="+dev+"&opts=defaults,nofail,x-systemd.device-timeout=3,data=journal", targets.Options{MountDir: mnt})
-	if err != nil {
-		t.Fatal(err)
-	}
+	tg := openWith(t, t.Context(), "disk:///?dev="+dev+"&opts=defaults,nofail,x-systemd.device-timeout=3,data=journal", targets.Options{MountDir: mnt})
 	defer tg.Close()
 	mounts, _ := os.ReadFile("/proc/self/mounts")
 	for line := range strings.Lines(string(mounts)) {
@@ -422,10 +407,7 @@ func TestDiskMountOptions(t *testing.T) {
 
 func BenchmarkFileWrite(b *testing.B) {
 	dir := b.TempDir()
-	tg, err := targets.Open(b.Context(), "file://"+dir, targets.Options{})
-	if err != nil {
-		b.Fatal(err)
-	}
+	tg := openWith(b, b.Context(), "file://"+dir, targets.Options{})
 	defer tg.Close()
 	buf := make([]byte, 1<<20)
 	const size = 512

@@ -1,6 +1,7 @@
 package targets_test
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"io/fs"
@@ -27,7 +28,12 @@ func TestMain(m *testing.M) {
 
 func open(t *testing.T, url string) targets.Target {
 	t.Helper()
-	tg, err := targets.Open(t.Context(), url, targets.Options{Log: t.Logf})
+	return openWith(t, t.Context(), url, targets.Options{Log: t.Logf})
+}
+
+func openWith(t testing.TB, ctx context.Context, url string, o targets.Options) targets.Target {
+	t.Helper()
+	tg, err := targets.Open(ctx, url, o)
 	if err != nil {
 		t.Fatal(err)
 	}

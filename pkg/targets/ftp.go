@@ -41,7 +41,8 @@ type ftpTarget struct {
 	notBefore time.Time // the next try to connect
 	refused   error     // what the last one met
 
-	restarts atomic.Int32 // whether the server writes into the middle of a file
+	restarts ability      // whether the server writes into the middle of a file
+	sizes    ability      // whether it tells the size of a file that is being sent
 	good     atomic.Int64 // when the server last did what it was asked, in ns since 1970
 	hasData  atomic.Bool  // a data connection has worked
 
@@ -49,13 +50,6 @@ type ftpTarget struct {
 	closed    context.Context
 	setClosed context.CancelCauseFunc
 }
-
-// What is known of ftpTarget.restarts.
-const (
-	restartsUnknown = iota
-	restartsWork
-	restartsRefused
-)
 
 // errNoConnection marks that there was nobody to ask.
 const errNoConnection constError = "no connection"
@@ -136,7 +130,7 @@ func (t *ftpTarget) start(ctx context.Context) (Target, error) {
 // ftpLine is a connection on which all that was written comes before an answer.
 type ftpLine struct {
 	*conn
-	wrote atomic.Int64
+	wrote atomic.Int64 // and is perhaps not read yet
 }
 
 // What was written can be acknowledged and still wait in front of the server's
@@ -178,6 +172,9 @@ func (l *ftpLine) Write(p []byte) (done int, err error) {
 	return done, err
 }
 
+// Remaining: the peer has read all but n bytes of what was written.
+func (l *ftpLine) Remaining(n int64) { l.wrote.Store(n) }
+
 func (l *ftpLine) CloseWrite() error {
 	if h, ok := l.Conn.(interface{ CloseWrite() error }); ok {
 		return h.CloseWrite()
@@ -217,12 +214,12 @@ func (t *ftpTarget) take(ctx context.Context) (*ftp.Conn, error) {
 		t.backoff = min(max(2*t.backoff, firstBackoff), lastBackoff)
 		t.notBefore = time.Now().Add(t.backoff)
 		t.refused = fmt.Errorf("%w%w", hidden{errNoConnection}, t.explainLogin(err))
-		if !notBefore.IsZero() || newError("", "", "", t.refused).(*Error).Temporary { // else it is given up, and the caller says why
+		if t.good.Load() > 0 || newError("", "", "", t.refused).(*Error).Temporary { // else it is given up, and the caller says why
 			t.opts.logf("%s: %v", t.url, t.refused)
 		}
 		return nil, t.refused
 	}
-	t.backoff, t.notBefore, t.refused = 0, time.Now().Add(firstBackoff), nil
+	t.backoff, t.notBefore, t.refused = 0, time.Time{}, nil
 	t.all[c] = struct{}{}
 	return c, nil
 }

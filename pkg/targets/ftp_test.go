@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"net"
@@ -71,10 +72,7 @@ func pattern(n int) []byte {
 func sendAndSee(t *testing.T, s *ftpd, url string, o targets.Options) {
 	t.Helper()
 	o.Log = t.Logf
-	tg, err := targets.Open(t.Context(), url, o)
-	if err != nil {
-		t.Fatal(err)
-	}
+	tg := openWith(t, t.Context(), url, o)
 	defer tg.Close()
 	f, err := tg.Create(t.Context(), "d/vmcore")
 	if err != nil {
@@ -262,14 +260,73 @@ func TestFTPAnonymous(t *testing.T) {
 func TestFTPUploadOnly(t *testing.T) {
 	t.Parallel()
 	s := newFTPD(t, "vsftpd", "anonymous_enable=YES", "anon_upload_enable=YES", "anon_mkdir_write_enable=YES", "anon_umask=022")
-	tg, err := targets.Open(t.Context(), "ftp://"+s.addr()+"/crash", targets.Options{Log: t.Logf})
-	if err != nil {
-		t.Fatal(err)
-	}
+	tg := openWith(t, t.Context(), "ftp://"+s.addr()+"/crash", targets.Options{Log: t.Logf})
 	defer tg.Close()
-	_, err = tg.Create(t.Context(), "vmcore")
+	_, err := tg.Create(t.Context(), "vmcore")
 	if !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), "may user anonymous make, overwrite, rename and delete files in /crash") {
 		t.Errorf("Create: %v", err)
+	}
+}
+
+// How much the server has is asked on a second connection while it is sent more.
+// Where there is no answer the transfer is ended now and then; a cut is got over
+// both ways.
+func TestFTPSizes(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name, line string
+		asks       bool
+	}{
+		{"plain", "", true},
+		{"one connection", "max_per_ip=1", false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			var lines []string
+			if c.line != "" {
+				lines = append(lines, c.line)
+			}
+			s := newFTPD(t, "vsftpd", lines...)
+			line := targetstest.NewLine(t)
+			var mu sync.Mutex
+			var log strings.Builder
+			printf := func(format string, a ...any) {
+				mu.Lock()
+				defer mu.Unlock()
+				fmt.Fprintf(&log, format+"\n", a...)
+			}
+			// The server may still count the connection that found it listening.
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			tg := openWith(t, ctx, s.url("crash"), targets.Options{Dial: line.Dial, Log: printf})
+			defer tg.Close()
+			f, err := tg.Create(t.Context(), "vmcore")
+			if err != nil {
+				t.Fatal(err)
+			}
+			all := pattern(48 << 20)
+			for _, part := range [][]byte{all[:40<<20], all[40<<20:]} {
+				if _, err := f.Write(part); err != nil {
+					t.Fatal(err)
+				}
+				line.Cut()
+			}
+			if err := f.Commit(); err != nil {
+				t.Fatal(err)
+			}
+			got, err := os.ReadFile(filepath.Join(s.root, "crash/vmcore"))
+			if err != nil || !bytes.Equal(got, all) {
+				t.Errorf("%d bytes arrived, %v", len(got), err)
+			}
+			if said := strings.Contains(log.String(), "does not say how much it has"); said == c.asks {
+				t.Errorf("log:\n%s", log.String())
+			}
+			// Three find out whether the server can restart; one is the beginning, and two
+			// go on after a cut.
+			if stores := strings.Count(s.text(t, "log"), "FTP command: Client \"127.0.0.1\", \"STOR "); c.asks && stores > 8 {
+				t.Errorf("%d transfers", stores)
+			}
+		})
 	}
 }
 
@@ -279,10 +336,7 @@ func TestFTPServerStopped(t *testing.T) {
 	t.Parallel()
 	s := newFTPD(t, "vsftpd")
 	const stall, reconnect = 2 * time.Second, 3 * time.Second
-	tg, err := targets.Open(t.Context(), s.url("crash"), targets.Options{Log: t.Logf, Stall: stall, Reconnect: reconnect})
-	if err != nil {
-		t.Fatal(err)
-	}
+	tg := openWith(t, t.Context(), s.url("crash"), targets.Options{Log: t.Logf, Stall: stall, Reconnect: reconnect})
 	defer tg.Close()
 	f, err := tg.Create(t.Context(), "vmcore")
 	if err != nil {

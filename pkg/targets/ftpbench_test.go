@@ -51,7 +51,7 @@ type ftpUpload struct {
 
 func newFTPUpload(b *testing.B, kind string, tls func(*ftpd) []string, size int, delay time.Duration) *ftpUpload {
 	s := newFTPDWith(b, kind, tls)
-	u := &ftpUpload{ftpd: s, up: upload{data: make([]byte, size), copy: filepath.Join(s.top, "data"), out: filepath.Join(s.root, "out")}}
+	u := &ftpUpload{ftpd: s, up: upload{data: make([]byte, size), copy: filepath.Join(s.top, "data"), out: filepath.Join(s.root, "out"), server: func() *exec.Cmd { return s.cmd }}}
 	u.makeDir(b, u.up.out, sshUID, 0o700)
 	rng := rand.NewChaCha8([32]byte{})
 	rng.Read(u.up.data)
@@ -89,10 +89,7 @@ func (u *ftpUpload) ours(b *testing.B) {
 }
 
 func (u *ftpUpload) here(b *testing.B) {
-	tg, err := targets.Open(b.Context(), u.url("out"), targets.Options{Dial: u.line.Dial})
-	if err != nil {
-		b.Fatal(err)
-	}
+	tg := openWith(b, b.Context(), u.url("out"), targets.Options{Dial: u.line.Dial})
 	defer tg.Close()
 	tg.Remove(b.Context(), "x")
 	f, err := tg.Create(b.Context(), "x")

@@ -267,8 +267,17 @@ func (s *ftpd) server(t *testing.T) targetstest.Server {
 // processes are all of the server, the shell in front of it included.
 func (s *ftpd) processes(t testing.TB) []int {
 	t.Helper()
+	pids := family(s.cmd.Process.Pid)
+	if len(pids) < 3 {
+		t.Fatalf("processes %v: no child for the connection", pids)
+	}
+	return pids
+}
+
+// family is a process and all that it started.
+func family(first int) []int {
 	var pids []int
-	for next := []int{s.cmd.Process.Pid}; len(next) > 0; next = next[1:] {
+	for next := []int{first}; len(next) > 0; next = next[1:] {
 		pids = append(pids, next[0])
 		tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", next[0]))
 		for _, name := range tasks {
@@ -279,9 +288,6 @@ func (s *ftpd) processes(t testing.TB) []int {
 				next = append(next, pid)
 			}
 		}
-	}
-	if len(pids) < 3 {
-		t.Fatalf("processes %v: no child for the connection", pids)
 	}
 	return pids
 }

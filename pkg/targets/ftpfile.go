@@ -22,10 +22,11 @@ import (
 // waits in patches, and is written into the middle of the file with transfers of
 // its own (REST, STOR), for which the stream is interrupted.
 //
-// The server acknowledges bytes only at the end of a transfer. So the file keeps the
-// tail of the stream; after a lost connection it goes on there, if the server
-// has all that was before it. The memory is that of tail and patches: 12 MiB,
-// and less for a short file.
+// The server acknowledges bytes only at the end of a transfer. So the file asks
+// for its size now and then, or ends the transfer where that does not tell, and
+// keeps the tail of the stream; after a lost connection it goes on there, if the
+// server has all that was before it. The memory is that of tail and patches:
+// 12 MiB, and less for a short file.
 type ftpFile struct {
 	t    *ftpTarget
 	name string // final, relative to the target
@@ -47,6 +48,7 @@ type ftpFile struct {
 
 	conn   *ftp.Conn // while something is under way
 	up     *ftp.Upload
+	watch  ftpWatch      // of up
 	sent   int64         // of the stream, by up
 	opened time.Time     // when up began
 	cost   time.Duration // of beginning one, at best
@@ -62,13 +64,14 @@ func (f patchedFile) WriteAt(p []byte, off int64) (int, error) { return f.writeA
 func (t *ftpTarget) Create(ctx context.Context, name string) (File, error) {
 	err := errors.Join(ctx.Err(), checkName(name))
 	f := &ftpFile{t: t, name: name}
+	f.watch = ftpWatch{t: t, path: f.incomplete()}
 	if err == nil {
 		err = t.on(ctx, func(c *ftp.Conn) error { return f.create(ctx, c) })
 	}
 	if err != nil {
 		return nil, newError("create", name, t.url, t.advise(err, name))
 	}
-	if t.canRestart() {
+	if t.restarts.works() {
 		return patchedFile{f}, nil
 	}
 	return f, nil
@@ -94,15 +97,13 @@ func (f *ftpFile) create(ctx context.Context, c *ftp.Conn) error {
 		return err
 	}
 	f.mark = fmt.Appendf(nil, "ukdump has sent nothing of this file yet: %016x\n", rand.Uint64())
-	if f.t.restarts.Load() == restartsUnknown {
-		if err := f.tryRestarts(ctx, c); err != nil || f.t.canRestart() {
+	if !f.t.restarts.known() {
+		if err := f.tryRestarts(ctx, c); err != nil || f.t.restarts.works() {
 			return err
 		}
 	}
 	return refusal(f.put(ctx, c, f.mark, 0))
 }
-
-func (t *ftpTarget) canRestart() bool { return t.restarts.Load() == restartsWork }
 
 // put writes b into the file in a transfer of its own.
 func (f *ftpFile) put(ctx context.Context, c *ftp.Conn, b []byte, off int64) error {
@@ -137,20 +138,20 @@ func (f *ftpFile) tryRestarts(ctx context.Context, c *ftp.Conn) error {
 	if err == nil {
 		got, err = f.get(ctx, c, int64(len(f.mark)))
 	}
-	result, why := int32(restartsWork), ""
+	result, why := works, ""
 	switch {
 	case err == nil && bytes.Equal(got, f.mark):
 	case err == nil:
-		result, why = restartsRefused, fmt.Sprintf("after writing into the middle of a file it has %q", got)
+		result, why = refuses, fmt.Sprintf("after writing into the middle of a file it has %q", got)
 	case isRefusal(c, err):
-		result, why = restartsRefused, err.Error()
+		result, why = refuses, err.Error()
 	default:
 		return err
 	}
 	if why != "" {
 		f.t.opts.logf("%s: the server cannot write into the middle of a file: %s", f.t.url, why)
 	}
-	f.t.restarts.Store(result)
+	f.t.restarts.set(result)
 	return nil
 }
 
@@ -309,6 +310,7 @@ func (f *ftpFile) release() {
 		f.down.Close()
 	}
 	f.up, f.down = nil, nil
+	f.watch.release()
 	if f.conn != nil {
 		f.t.give(f.conn)
 	}
@@ -335,18 +337,25 @@ func (f *ftpFile) send(c *ftp.Conn) error {
 	// Once the tail does not reach back to confirmed, going on after a lost
 	// connection is not certain any more. But with a long round trip a transfer
 	// takes its time to begin.
-	if f.t.canRestart() && f.sent-f.confirmed > (tailBlocks-1)*tailBlock && (f.cost < cheap || time.Since(f.opened) > costShare*f.cost) {
+	if !f.t.restarts.works() || f.sent-f.confirmed <= (tailBlocks-1)*tailBlock {
+		return nil
+	}
+	err := f.look()
+	if !errors.Is(err, errSizeUnknown) {
+		return err
+	}
+	if f.cost < cheap || time.Since(f.opened) > costShare*f.cost {
 		return f.confirm()
 	}
 	return nil
 }
 
 const (
-	// cheap is what beginning a transfer may always take.
+	// cheap is what beginning a transfer, or asking for a size, may always take.
 	cheap = 20 * time.Millisecond
 
 	// costShare of the time is for sending where it takes more, and one is for
-	// beginning.
+	// that.
 	costShare = 12
 )
 
@@ -381,7 +390,7 @@ func (f *ftpFile) resume(c *ftp.Conn) error {
 			return err
 		}
 	case from == 0:
-	case !f.t.canRestart():
+	case !f.t.restarts.works():
 		return transient(fmt.Errorf("the transfer was interrupted after %d bytes, and the server cannot go on in the middle of a file", f.most), "")
 	case e.Size < from:
 		return transient(fmt.Errorf("the server has %d bytes, and those from there to %d are no longer here", e.Size, from), "it was restarted before they were on its disk: a new attempt may do")
@@ -402,6 +411,7 @@ func (f *ftpFile) resume(c *ftp.Conn) error {
 		f.t.opts.logf("%s: %s goes on at byte %d", f.t.url, f.name, from)
 	}
 	f.up, f.sent, f.opened = up, from, time.Now()
+	f.watch.grown = f.opened
 	if took := time.Since(begin); f.cost == 0 || took < f.cost {
 		f.cost = took
 	}

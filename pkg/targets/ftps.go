@@ -208,6 +208,12 @@ type secureConn struct {
 // for that: CloseWrite does.
 func (s secureConn) Close() error { return s.wide.Close() }
 
+func (s secureConn) Remaining(n int64) {
+	if r, ok := s.wide.Conn.(interface{ Remaining(n int64) }); ok {
+		r.Remaining(n)
+	}
+}
+
 func (s secureConn) Write(p []byte) (int, error) {
 	s.wide.hold = true
 	n, err := s.Conn.Write(p)

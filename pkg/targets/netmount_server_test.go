@@ -164,10 +164,7 @@ func TestMountCloseOfDeadServer(t *testing.T) {
 	for what, s := range map[string]targetstest.Server{"nfs": nfs, "cifs": cifs} {
 		t.Run(what, func(t *testing.T) {
 			const stall = 3 * time.Second
-			tg, err := targets.Open(t.Context(), s.URL("dead"), targets.Options{Log: t.Logf, Stall: stall})
-			if err != nil {
-				t.Fatal(err)
-			}
+			tg := openWith(t, t.Context(), s.URL("dead"), targets.Options{Log: t.Logf, Stall: stall})
 			f, err := tg.Create(t.Context(), "vmcore")
 			if err != nil {
 				t.Fatal(err)

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -55,15 +56,17 @@ func BenchmarkSFTPCiphers(b *testing.B) {
 
 type upload struct {
 	*sshd
-	data []byte
-	copy string // the same in a file, for other programs
-	out  string // where they send it
-	line *targetstest.Line
-	port int // where the line begins
+	server func() *exec.Cmd
+	data   []byte
+	copy   string // the same in a file, for other programs
+	out    string // where they send it
+	line   *targetstest.Line
+	port   int // where the line begins
 }
 
 func newUpload(b testing.TB, size int, delay time.Duration, lines ...string) *upload {
 	u := &upload{sshd: newSSHD(b, append(lines, "ChrootDirectory none", "ForceCommand none")...), data: make([]byte, size)}
+	u.server = func() *exec.Cmd { return u.sshd.cmd }
 	u.out = filepath.Join(u.top, "out")
 	u.makeDir(b, u.out, sshUID, 0o700)
 	rng := rand.NewChaCha8([32]byte{})
@@ -101,15 +104,33 @@ func cpu() time.Duration {
 	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
 }
 
+// familyCPU is the time that a process and all that it started have used.
+func familyCPU(first int) (sum time.Duration) {
+	const tick = time.Second / 100 // USER_HZ
+	for _, pid := range family(first) {
+		text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		_, rest, _ := strings.Cut(string(text), ") ")
+		for i, f := range strings.Fields(rest) { // from field 3 on: utime, stime, cutime, cstime are 14 to 17
+			if i >= 11 && i <= 14 {
+				n, _ := strconv.Atoi(f)
+				sum += time.Duration(n) * tick
+			}
+		}
+	}
+	return sum
+}
+
 func (u *upload) measure(b *testing.B, send func()) {
 	b.SetBytes(int64(len(u.data)))
-	begin := cpu()
+	server := u.server().Process.Pid
+	client, served := cpu(), familyCPU(server)
 	for b.Loop() {
 		os.Remove(u.out + "/x")
 		send()
 	}
-	perGB := (cpu() - begin).Seconds() / float64(b.N) / float64(len(u.data)) * 1e9
-	b.ReportMetric(perGB, "cpu-s/GB")
+	perGB := func(d time.Duration) float64 { return d.Seconds() / float64(b.N) / float64(len(u.data)) * 1e9 }
+	b.ReportMetric(perGB(cpu()-client), "cpu-s/GB")
+	b.ReportMetric(perGB(familyCPU(server)-served), "server-s/GB")
 	b.ReportMetric(0, "ns/op")
 	b.StopTimer()
 	got, err := os.ReadFile(u.out + "/x")

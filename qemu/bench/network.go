@@ -16,8 +16,9 @@ import (
 
 // upload is what one line of go test -bench says.
 type upload struct {
-	rate float64 // MB/s
-	cpu  float64 // of the client, s/GB
+	rate   float64 // MB/s
+	cpu    float64 // of the client, s/GB
+	server float64 // the same of the server: a line that it fills can be no faster
 }
 
 // scene is one server on one line, and those who send a file to it in turn.
@@ -67,7 +68,7 @@ func (b *bench) network(ctx context.Context, out io.Writer, rounds int) error {
 
 // addUpload reads lines like
 //
-//	BenchmarkSFTP/loopback/ukdump-2  1  358.58 MB/s  5.7 MiB-heap  1.148 cpu-s/GB
+//	BenchmarkSFTP/loopback/ukdump-2  1  358.58 MB/s  5.7 MiB-heap  1.148 cpu-s/GB  2.42 server-s/GB
 //
 // in which the last name is the sender's.
 func addUpload(scenes []*scene, line string) []*scene {
@@ -82,6 +83,8 @@ func addUpload(scenes []*scene, line string) []*scene {
 			fmt.Sscan(fields[i], &u.rate)
 		case "cpu-s/GB":
 			fmt.Sscan(fields[i], &u.cpu)
+		case "server-s/GB":
+			fmt.Sscan(fields[i], &u.server)
 		}
 	}
 	path := strings.TrimPrefix(fields[0], "Benchmark")
@@ -107,12 +110,12 @@ func addUpload(scenes []*scene, line string) []*scene {
 }
 
 func (s *scene) print(out io.Writer, rounds int) {
-	fmt.Fprintf(out, "\nupload, %s, median of %d: rate, CPU of the client; and how many times as fast %s is, with how much of the CPU\n", s.name, rounds, s.senders[0])
+	fmt.Fprintf(out, "\nupload, %s, median of %d: rate, CPU of the client and of the server; and how many times as fast %s is, with how much of the client's CPU\n", s.name, rounds, s.senders[0])
 	first := s.runs[s.senders[0]]
 	rate, cpu := medianUpload(first, upload.Rate), medianUpload(first, upload.CPU)
 	for _, name := range s.senders {
 		r, c := medianUpload(s.runs[name], upload.Rate), medianUpload(s.runs[name], upload.CPU)
-		fmt.Fprintf(out, "  %-34s %7.0f MB/s %6.2f s/GB", name, r, c)
+		fmt.Fprintf(out, "  %-34s %7.0f MB/s %6.2f %6.2f s/GB", name, r, c, medianUpload(s.runs[name], upload.Server))
 		if name != s.senders[0] {
 			fmt.Fprintf(out, "  %6.2f %6.2f", rate/r, cpu/max(c, 0.001))
 		}
@@ -120,8 +123,9 @@ func (s *scene) print(out io.Writer, rounds int) {
 	}
 }
 
-func (u upload) Rate() float64 { return u.rate }
-func (u upload) CPU() float64  { return u.cpu }
+func (u upload) Rate() float64   { return u.rate }
+func (u upload) CPU() float64    { return u.cpu }
+func (u upload) Server() float64 { return u.server }
 
 func medianUpload(runs []upload, of func(upload) float64) float64 {
 	sorted := slices.SortedFunc(slices.Values(runs), func(a, b upload) int { return cmp.Compare(of(a), of(b)) })

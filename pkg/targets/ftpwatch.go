@@ -1,0 +1,150 @@
+package targets
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/ukdump/ukdump/internal/ftp"
+)
+
+// ability is what is known of a server: it can do something, or refuses.
+type ability struct{ state atomic.Int32 }
+
+const (
+	works = iota + 1
+	refuses
+)
+
+func (a *ability) works() bool   { return a.state.Load() == works }
+func (a *ability) refuses() bool { return a.state.Load() == refuses }
+func (a *ability) known() bool   { return a.state.Load() != 0 }
+func (a *ability) set(state int) { a.state.Store(int32(state)) }
+
+// ftpWatch asks how much of a file the server has while a transfer into it is
+// under way: on a control connection of its own, as that of the transfer is
+// busy.
+type ftpWatch struct {
+	t     *ftpTarget
+	path  string
+	conn  *ftp.Conn     // nil: none yet, or it was lost
+	asked time.Time     // the last time
+	grown time.Time     // when the transfer began, or was seen to go on
+	cost  time.Duration // of asking, at best
+	tries int           // to connect, in a row, that met nobody
+}
+
+const (
+	// watchPatience bounds the way to a second connection, and watchTries are made:
+	// a server or a firewall may allow only one.
+	watchPatience = 5 * time.Second
+	watchTries    = 2
+
+	// sizePatience is how long a file may stay as it is while there is something
+	// to write into it, until its size counts as unknown.
+	sizePatience = time.Second
+
+	// mostUnread is how much a server may have to read until a file that waits
+	// for it goes on: enough to keep it busy, and less than the tail holds.
+	mostUnread = (tailBlocks - 8) * tailBlock
+)
+
+// due is true where asking now costs no more than its share of the time.
+func (w *ftpWatch) due() bool { return w.cost < cheap || time.Since(w.asked) > costShare*w.cost }
+
+// size is what the server says that the file has. Its error is errSizeUnknown
+// where it does not say; everything else is the network, and the transfer then
+// has it too.
+func (w *ftpWatch) size() (n int64, err error) {
+	for range 2 { // a connection that had nothing to do may be gone
+		if w.t.sizes.refuses() {
+			return 0, errSizeUnknown
+		}
+		if err := w.connect(); err != nil {
+			return 0, err
+		}
+		w.asked = time.Now()
+		n, err = w.conn.Size(w.path)
+		if took := time.Since(w.asked); w.cost == 0 || took < w.cost {
+			w.cost = took
+		}
+		switch {
+		case err == nil:
+			w.tries = 0
+			return n, nil
+		case isRefusal(w.conn, err):
+			return 0, w.refuse(err)
+		}
+		w.release()
+	}
+	return 0, fmt.Errorf("%w%w", hidden{errLost}, err)
+}
+
+const errSizeUnknown constError = "size unknown"
+
+func (w *ftpWatch) connect() (err error) {
+	if w.conn != nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(w.t.closed, watchPatience)
+	defer cancel()
+	if w.conn, err = w.t.take(ctx); err == nil {
+		return nil
+	}
+	var refused *ftp.Error
+	if w.tries++; w.tries == watchTries || errors.As(err, &refused) {
+		return w.refuse(err)
+	}
+	return err
+}
+
+func (w *ftpWatch) refuse(err error) error {
+	w.t.sizes.set(refuses)
+	w.t.opts.logf("%s: the server does not say how much it has while it is sent more (%v): the transfer is ended now and then instead", w.t.url, err)
+	return errSizeUnknown
+}
+
+func (w *ftpWatch) release() {
+	if w.conn != nil {
+		w.t.give(w.conn)
+	}
+	w.conn = nil
+}
+
+// look finds out how much of the stream the server has, and waits until that is
+// enough for the tail to reach back to it. errSizeUnknown: only the end of the
+// transfer tells.
+func (f *ftpFile) look() error {
+	w := &f.watch
+	if !w.due() {
+		return nil
+	}
+	for pause := time.Millisecond; ; pause = min(2*pause, sizePatience/4) {
+		n, err := w.size()
+		if err != nil {
+			return err
+		}
+		if n = min(n, f.sent); n > f.confirmed {
+			f.confirmed, w.grown = n, time.Now()
+			f.t.sizes.set(works)
+			f.t.progress()
+			f.up.Remaining(f.sent - n)
+		}
+		switch {
+		case f.sent-f.confirmed <= mostUnread:
+			return nil
+		case time.Since(w.grown) > sizePatience:
+			if !f.t.sizes.works() {
+				w.refuse(fmt.Errorf("SIZE stays at %d", n))
+			}
+			return errSizeUnknown
+		case w.cost >= cheap:
+			return nil
+		}
+		if err := sleep(f.t.closed, pause); err != nil {
+			return err
+		}
+	}
+}
