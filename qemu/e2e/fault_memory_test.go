@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ukdump/ukdump/internal/result"
 	"github.com/ukdump/ukdump/qemu/disk"
 	"github.com/ukdump/ukdump/qemu/rig"
 	"github.com/ukdump/ukdump/qemu/vm"
@@ -199,8 +200,27 @@ func testReservation(t *testing.T, l *lab, s setup) {
 	want(t, res, "kdump-init: done: ")
 	dir := oneDirectory(t, res)
 	checkFiles(t, dir, "vmcore", "vmcore-dmesg.txt", "capture.log", "result.json", "SHA256SUMS")
-	contains(t, dir, "capture.log", "crashkernel=", "M would do")
+	checkAdvice(t, dir, s.crash.Reserve)
 	l.verify(t, filepath.Join(dir, "vmcore"))
+}
+
+// checkAdvice checks that nobody is told to reserve less than what suffices: with 16 MiB
+// less the image could not be unpacked.
+func checkAdvice(t *testing.T, dir, enough string) {
+	t.Helper()
+	contains(t, dir, "capture.log", "the image needs ", "crashkernel=", "M would do")
+	r, err := result.Load(filepath.Join(dir, result.Name))
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	least := 0
+	if _, err := fmt.Sscanf(enough, "%dM", &least); err != nil {
+		t.Fatal(err)
+	}
+	if m := r.Memory; m == nil || m.UnpackKiB <= (least-16)<<10 || m.CrashkernelMiB < least {
+		t.Errorf("%s suffices, and 16 MiB less do not; result.json: %+v", enough, m)
+	}
 }
 
 // testTooSmall: the image does not even fit into what is reserved when it is unpacked.

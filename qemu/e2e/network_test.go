@@ -244,6 +244,9 @@ func checkDump(t *testing.T, l *lab, c netCase, res *rig.Result, tree string) {
 	contains(t, dirs[0], "capture.log", "Linux version", "kdump-init: ", "savecore: ")
 	contains(t, dirs[0], "capture.log", c.says...)
 	checkDmesg(t, l, dirs[0])
+	if c.reserve != "" {
+		checkAdvice(t, dirs[0], c.reserve)
+	}
 	if c.alone {
 		l.verify(t, filepath.Join(dirs[0], "vmcore"))
 		return
