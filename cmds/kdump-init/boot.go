@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -16,6 +17,7 @@ import (
 	"github.com/ukdump/ukdump/internal/blockdev"
 	"github.com/ukdump/ukdump/internal/cmdline"
 	"github.com/ukdump/ukdump/internal/modules"
+	"github.com/ukdump/ukdump/internal/result"
 	"github.com/ukdump/ukdump/pkg/config"
 	"github.com/ukdump/ukdump/pkg/targets"
 	"github.com/ukdump/ukdump/pkg/vmcore"
@@ -166,7 +168,10 @@ func (c *capture) heedSignals() {
 
 func (c *capture) mountKernel() error {
 	var errs []error
-	for _, m := range []struct{ fs, dir string }{{"proc", "/proc"}, {"sysfs", "/sys"}, {"devtmpfs", "/dev"}} {
+	for _, m := range []struct{ fs, dir string }{
+		{"proc", "/proc"}, {"sysfs", "/sys"}, {"devtmpfs", "/dev"},
+		{"tmpfs", filepath.Dir(result.RunPath)}, // the root may be full of what is in the image
+	} {
 		if err := os.MkdirAll(m.dir, 0o755); err != nil {
 			errs = append(errs, err)
 		}

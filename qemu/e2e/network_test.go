@@ -52,7 +52,7 @@ func plainCases() []netCase {
 		{name: "sftp-dhcp-96M", folder: "sftp/dumps", reserve: "96M", conf: "ip = eth0:dhcp\ntarget = sftp://crash@192.168.77.1/dumps/%s" + sftpWords},
 		{name: "nfs4-dhcp-112M", folder: "nfs", reserve: "112M", alone: true, conf: "ip = eth0:dhcp\ntarget = nfs://192.168.77.1/export/%s?vers=4.1"},
 		{name: "cifs-dhcp-112M", folder: "smb", reserve: "112M", conf: "ip = eth0:dhcp\ntarget = cifs://smbdump@192.168.77.1/crash/%s?password-file=/etc/kdump/smb-pw"},
-		{name: "ftp-dhcp-96M", folder: "ftp", reserve: "96M", alone: true, conf: "ip = eth0:dhcp\ntarget = ftp://ftpdump@192.168.77.1/%s?password-file=/etc/kdump/ftp-pw"},
+		{name: "ftp-dhcp-112M", folder: "ftp", reserve: "112M", conf: "ip = eth0:dhcp\ntarget = ftp://ftpdump@192.168.77.1/%s?password-file=/etc/kdump/ftp-pw"},
 		{name: "sftp-no-words", folder: "sftp/dumps", conf: "target = sftp://crash@192.168.77.1/dumps/%s" + sftpWords},
 		{name: "sftp-dns", folder: "sftp/dumps", conf: "ip = eth0:dhcp\ntarget = sftp://crash@" + server.Name + "/dumps/%s" + sftpWords},
 	}
@@ -213,7 +213,7 @@ func crashTo(ctx context.Context, t *testing.T, l *lab, srv *server.Server, c ne
 		s.programs, s.crash.Raw, s.crash.Append = nil, false, ""
 	}
 	if c.reserve != "" {
-		s.crash.Reserve, s.flags = c.reserve, l.secrets(t, s.conf)
+		s.crash.Reserve, s.flags = c.reserve, append([]string{}, l.secrets(t, s.conf)...) // not nil: an image of its own
 	}
 	if c.trouble != nil {
 		s.crash.Watch = func(ctx context.Context, m *vm.Machine) error { return c.trouble(ctx, srv, m, c.name) }
