@@ -54,8 +54,19 @@ func (c *capture) weighStart() error {
 	if err := kmsg.Copy(&log); err != nil {
 		return err
 	}
+	if why := notUnpacked(log.String()); why != "" {
+		c.logf("warning: the image is not whole: %s; crashkernel= is too small", why)
+	}
 	r := &result.Result{Saved: result.SavedNothing, Memory: result.AtStart(&log)}
 	return r.Store(result.RunPath)
+}
+
+// notUnpacked is what the kernel's log says of an image that it could not unpack to its
+// end: it goes on with what there is.
+func notUnpacked(log string) string {
+	_, why, _ := strings.Cut(log, "Initramfs unpacking failed: ")
+	why, _, _ = strings.Cut(why, "\n")
+	return why
 }
 
 // giveUp sets how readily the kernel kills a process when memory runs out. That it

@@ -111,26 +111,14 @@ func finit(e Entry) error {
 	if !strings.HasSuffix(e.Path, ".ko") {
 		flags = unix.MODULE_INIT_COMPRESSED_FILE // since Linux 5.17, where it is configured
 	}
-	err = settled(func() error { return unix.FinitModule(int(f.Fd()), e.Params, flags) })
+	err = unix.FinitModule(int(f.Fd()), e.Params, flags)
 	switch {
 	case errors.Is(err, unix.ENOENT):
 		return fmt.Errorf("%w (a symbol it needs is not there: see the kernel log)", err)
+	case errors.Is(err, unix.ETXTBSY): // the kernel never closes the file in which it came to the end of the room
+		return fmt.Errorf("%w (was the image unpacked to its end? see the kernel log)", err)
 	case errors.Is(err, unix.ENOEXEC):
 		return fmt.Errorf("%w (made for another kernel? see the kernel log)", err)
-	}
-	return err
-}
-
-// settled repeats what fails with ETXTBSY: somebody has the file open for writing. On a
-// slow machine that may still be the kernel, which closes what it has unpacked of the
-// image some time later (delayed_fput, fs/file_table.c).
-func settled(call func() error) (err error) {
-	const tries, pause = 100, 20 * time.Millisecond
-	for range tries {
-		if err = call(); !errors.Is(err, unix.ETXTBSY) {
-			break
-		}
-		time.Sleep(pause)
 	}
 	return err
 }

@@ -127,26 +127,3 @@ func FuzzReadList(f *testing.F) {
 		}
 	})
 }
-
-// A crash of 6.12 to NFS lost its dump on a busy machine: "load sunrpc: text file busy".
-func TestSettled(t *testing.T) {
-	for _, tt := range []struct {
-		busy int
-		err  error
-		want error
-		made int
-	}{
-		{0, nil, nil, 1}, {3, nil, nil, 4}, {3, unix.ENOEXEC, unix.ENOEXEC, 4}, {0, unix.EEXIST, unix.EEXIST, 1}, {1000, nil, unix.ETXTBSY, 100},
-	} {
-		made := 0
-		err := settled(func() error {
-			if made++; made <= tt.busy {
-				return unix.ETXTBSY
-			}
-			return tt.err
-		})
-		if err != tt.want || made != tt.made {
-			t.Errorf("busy %d times: %v after %d calls, want %v after %d", tt.busy, err, made, tt.want, tt.made)
-		}
-	}
-}
