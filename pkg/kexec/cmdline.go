@@ -26,13 +26,17 @@ type arch struct {
 // cryptomgr.notests: nothing in a capture kernel waits for proofs of the kernel's
 // ciphers, and their self-tests are a tenth of its boot.
 //
+// rootfstype=ramfs: else the root is a tmpfs of half of the memory that the kernel has
+// at its start (init_rootfs, init/do_mounts.c), and a larger image is unpacked in
+// part only: "write error".
+//
 // maxLen on x86: kexec_file_load wants the line with its NUL and 30 bytes for
 // elfcorehdr= (MAX_ELFCOREHDR_STR_LEN) in header.cmdline_size, which is
 // COMMAND_LINE_SIZE-1 (arch/x86/kernel/kexec-bzimage64.c). Elsewhere a longer
 // line is cut without a word.
 func archOf(goarch string) arch {
 	const everywhere = "nr_cpus=1 reset_devices cgroup_disable=memory panic=10 " +
-		"transparent_hugepage=never novmcoredd cma=0 hugetlb_cma=0 iomem=relaxed cryptomgr.notests"
+		"transparent_hugepage=never novmcoredd cma=0 hugetlb_cma=0 iomem=relaxed cryptomgr.notests rootfstype=ramfs"
 	switch goarch {
 	case "amd64":
 		return arch{

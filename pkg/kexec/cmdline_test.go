@@ -9,7 +9,7 @@ import (
 )
 
 const added = "irqpoll mce=off numa=off acpi_no_memhotplug nokaslr nr_cpus=1 reset_devices cgroup_disable=memory panic=10 " +
-	"transparent_hugepage=never novmcoredd cma=0 hugetlb_cma=0 iomem=relaxed cryptomgr.notests"
+	"transparent_hugepage=never novmcoredd cma=0 hugetlb_cma=0 iomem=relaxed cryptomgr.notests rootfstype=ramfs"
 
 func TestCaptureCmdline(t *testing.T) {
 	for _, tt := range []struct{ name, running, appended, want string }{
