@@ -19,6 +19,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Config is what a Conn needs to know.
@@ -46,6 +47,8 @@ type Conn struct {
 	r      *bufio.Reader
 	host   string // of the server, as connected: data connections go there too
 	broken error  // sticky
+
+	fastest time.Duration // of the answers; 0: there was none
 
 	features map[string]string // by name, in capitals
 	pasv     bool              // the server has no EPSV
@@ -233,11 +236,20 @@ func (c *Conn) reply() (Reply, error) {
 
 // exchange sends a command and waits for the answer, whatever that is.
 func (c *Conn) exchange(verb, arg string) (Reply, error) {
+	asked := time.Now()
 	if err := c.send(verb, arg); err != nil {
 		return Reply{}, err
 	}
-	return c.reply()
+	r, err := c.reply()
+	if took := time.Since(asked); err == nil && (c.fastest == 0 || took < c.fastest) {
+		c.fastest = took
+	}
+	return r, err
 }
+
+// RoundTrip is how long the fastest answer took: a slow server, or a busy machine,
+// has made others late.
+func (c *Conn) RoundTrip() time.Duration { return c.fastest }
 
 // Command is exchange; an answer that does not begin with the digit want is an
 // *Error.

@@ -48,10 +48,9 @@ type ftpFile struct {
 
 	conn   *ftp.Conn // while something is under way
 	up     *ftp.Upload
-	watch  ftpWatch      // of up
-	sent   int64         // of the stream, by up
-	opened time.Time     // when up began
-	cost   time.Duration // of beginning one, at best
+	watch  ftpWatch  // of up
+	sent   int64     // of the stream, by up
+	opened time.Time // when up began
 	down   *ftp.Download
 	downAt int64
 }
@@ -336,15 +335,15 @@ func (f *ftpFile) send(c *ftp.Conn) error {
 	}
 	// Once the tail does not reach back to confirmed, going on after a lost
 	// connection is not certain any more. But with a long round trip a transfer
-	// takes its time to begin.
+	// takes its time to begin, and a question its own.
 	if !f.t.restarts.works() || f.sent-f.confirmed <= (tailBlocks-1)*tailBlock {
 		return nil
 	}
-	err := f.look()
+	err := f.look(c.RoundTrip())
 	if !errors.Is(err, errSizeUnknown) {
 		return err
 	}
-	if f.cost < cheap || time.Since(f.opened) > costShare*f.cost {
+	if worthWhile(roundTripsToBegin*c.RoundTrip(), f.opened) {
 		return f.confirm()
 	}
 	return nil
@@ -357,7 +356,15 @@ const (
 	// costShare of the time is for sending where it takes more, and one is for
 	// that.
 	costShare = 12
+
+	// roundTripsToBegin a transfer: Stat, EPSV, connect, REST, STOR.
+	roundTripsToBegin = 5
 )
+
+// worthWhile is true for what takes that long and was last done then.
+func worthWhile(cost time.Duration, last time.Time) bool {
+	return cost < cheap || time.Since(last) > costShare*cost
+}
 
 // confirm ends the transfer.
 func (f *ftpFile) confirm() error {
@@ -377,7 +384,6 @@ func (f *ftpFile) resume(c *ftp.Conn) error {
 	if f.up != nil {
 		return nil
 	}
-	begin := time.Now()
 	from := max(f.tail.low, f.confirmed)
 	e, err := c.Stat(f.incomplete())
 	switch {
@@ -412,9 +418,6 @@ func (f *ftpFile) resume(c *ftp.Conn) error {
 	}
 	f.up, f.sent, f.opened = up, from, time.Now()
 	f.watch.grown = f.opened
-	if took := time.Since(begin); f.cost == 0 || took < f.cost {
-		f.cost = took
-	}
 	return nil
 }
 

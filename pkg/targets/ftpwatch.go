@@ -29,11 +29,10 @@ func (a *ability) set(state int) { a.state.Store(int32(state)) }
 type ftpWatch struct {
 	t     *ftpTarget
 	path  string
-	conn  *ftp.Conn     // nil: none yet, or it was lost
-	asked time.Time     // the last time
-	grown time.Time     // when the transfer began, or was seen to go on
-	cost  time.Duration // of asking, at best
-	tries int           // to connect, in a row, that met nobody
+	conn  *ftp.Conn // nil: none yet, or it was lost
+	asked time.Time // the last time
+	grown time.Time // when the transfer began, or was seen to go on
+	tries int       // to connect, in a row, that met nobody
 }
 
 const (
@@ -51,9 +50,6 @@ const (
 	mostUnread = (tailBlocks - 8) * tailBlock
 )
 
-// due is true where asking now costs no more than its share of the time.
-func (w *ftpWatch) due() bool { return w.cost < cheap || time.Since(w.asked) > costShare*w.cost }
-
 // size is what the server says that the file has. Its error is errSizeUnknown
 // where it does not say; everything else is the network, and the transfer then
 // has it too.
@@ -67,9 +63,6 @@ func (w *ftpWatch) size() (n int64, err error) {
 		}
 		w.asked = time.Now()
 		n, err = w.conn.Size(w.path)
-		if took := time.Since(w.asked); w.cost == 0 || took < w.cost {
-			w.cost = took
-		}
 		switch {
 		case err == nil:
 			w.tries = 0
@@ -114,11 +107,11 @@ func (w *ftpWatch) release() {
 }
 
 // look finds out how much of the stream the server has, and waits until that is
-// enough for the tail to reach back to it. errSizeUnknown: only the end of the
-// transfer tells.
-func (f *ftpFile) look() error {
+// enough for the tail to reach back to it, or asks once where an answer takes
+// long. errSizeUnknown: only the end of the transfer tells.
+func (f *ftpFile) look(roundTrip time.Duration) error {
 	w := &f.watch
-	if !w.due() {
+	if !worthWhile(roundTrip, w.asked) {
 		return nil
 	}
 	for pause := time.Millisecond; ; pause = min(2*pause, sizePatience/4) {
@@ -140,7 +133,7 @@ func (f *ftpFile) look() error {
 				w.refuse(fmt.Errorf("SIZE stays at %d", n))
 			}
 			return errSizeUnknown
-		case w.cost >= cheap:
+		case roundTrip >= cheap:
 			return nil
 		}
 		if err := sleep(f.t.closed, pause); err != nil {
