@@ -198,6 +198,13 @@ func (u *Upload) Remaining(n int64) {
 	}
 }
 
+// Ended asks a data connection, by a method of that name, whether the server has
+// closed it: Finish tells why.
+func (u *Upload) Ended() bool {
+	e, ok := u.data.(interface{ Ended() bool })
+	return ok && e.Ended()
+}
+
 // Finish returns nil once the server has said that it has taken all of it.
 func (u *Upload) Finish() error {
 	if u.err != nil {

@@ -175,6 +175,18 @@ func (l *ftpLine) Write(p []byte) (done int, err error) {
 // Remaining: the peer has read all but n bytes of what was written.
 func (l *ftpLine) Remaining(n int64) { l.wrote.Store(n) }
 
+// Ended is true when the peer has closed its end, or all of the connection.
+func (l *ftpLine) Ended() bool {
+	const over = unix.POLLRDHUP | unix.POLLHUP | unix.POLLERR
+	fds := []unix.PollFd{{Events: over}}
+	err := l.control(func(fd int) error {
+		fds[0].Fd = int32(fd)
+		_, err := unix.Poll(fds, 0)
+		return err
+	})
+	return err == nil && fds[0].Revents&over != 0
+}
+
 func (l *ftpLine) CloseWrite() error {
 	if h, ok := l.Conn.(interface{ CloseWrite() error }); ok {
 		return h.CloseWrite()
@@ -270,6 +282,8 @@ func (t *ftpTarget) explainLogin(err error) error {
 		return transient(fmt.Errorf("%s: %w", t.login.Addr, err), "")
 	case errors.As(err, &garbage):
 		return permanent(fmt.Errorf("%s: %w", t.login.Addr, err), "is that the port of FTP")
+	case errors.Is(err, context.DeadlineExceeded):
+		return transient(fmt.Errorf("log in to %s: no answer in time", t.login.Addr), "")
 	case isBroken(err):
 		return transient(fmt.Errorf("log in to %s: %w", t.login.Addr, bare(err)), "")
 	}
@@ -279,8 +293,8 @@ func (t *ftpTarget) explainLogin(err error) error {
 // on runs op with a connection of its own. When that is lost meanwhile op runs
 // again on the next one: it must come to the same when it was half done before.
 func (t *ftpTarget) on(ctx context.Context, op func(c *ftp.Conn) error) error {
-	return t.again(ctx, func() (*ftp.Conn, error) {
-		c, err := t.take(ctx)
+	return t.again(ctx, func(soon context.Context) (*ftp.Conn, error) {
+		c, err := t.take(soon)
 		if err != nil {
 			return nil, err
 		}
@@ -297,14 +311,19 @@ func (t *ftpTarget) on(ctx context.Context, op func(c *ftp.Conn) error) error {
 
 // again runs try until it says something else than that its connection is lost.
 // That goes on until ctx ends, or the server did nothing at all for
-// Options.Reconnect.
-func (t *ftpTarget) again(ctx context.Context, try func() (*ftp.Conn, error)) error {
+// Options.Reconnect: a new connection has to be there soon, before that is over.
+func (t *ftpTarget) again(ctx context.Context, try func(soon context.Context) (*ftp.Conn, error)) error {
 	var since time.Time // the connection was lost without anything done after
 	for {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		c, err := try()
+		soon, cancel := ctx, context.CancelFunc(func() {})
+		if !since.IsZero() && !t.last().After(since) {
+			soon, cancel = context.WithDeadline(ctx, since.Add(t.opts.reconnect()))
+		}
+		c, err := try(soon)
+		cancel()
 		if err == nil {
 			t.progress()
 			return nil

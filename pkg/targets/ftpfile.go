@@ -283,9 +283,9 @@ func (f *ftpFile) run(op func(c *ftp.Conn) error) error {
 }
 
 func (f *ftpFile) runReading(op func(c *ftp.Conn) error) error {
-	return f.t.again(f.t.closed, func() (*ftp.Conn, error) {
+	return f.t.again(f.t.closed, func(soon context.Context) (*ftp.Conn, error) {
 		if f.conn == nil {
-			c, err := f.t.take(f.t.closed)
+			c, err := f.t.take(soon)
 			if err != nil {
 				return nil, err
 			}
@@ -368,6 +368,9 @@ func worthWhile(cost time.Duration, last time.Time) bool {
 
 // confirm ends the transfer.
 func (f *ftpFile) confirm() error {
+	if err := f.settle(); err != nil {
+		return err
+	}
 	up := f.up
 	f.up = nil
 	if err := up.Finish(); err != nil {

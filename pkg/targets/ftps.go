@@ -214,6 +214,11 @@ func (s secureConn) Remaining(n int64) {
 	}
 }
 
+func (s secureConn) Ended() bool {
+	e, ok := s.wide.Conn.(interface{ Ended() bool })
+	return ok && e.Ended()
+}
+
 func (s secureConn) Write(p []byte) (int, error) {
 	s.wide.hold = true
 	n, err := s.Conn.Write(p)

@@ -48,6 +48,9 @@ const (
 	// mostUnread is how much a server may have to read until a file that waits
 	// for it goes on: enough to keep it busy, and less than the tail holds.
 	mostUnread = (tailBlocks - 8) * tailBlock
+
+	// littleUnread is what a transfer's end may wait for.
+	littleUnread = 1 << 20
 )
 
 // size is what the server says that the file has. Its error is errSizeUnknown
@@ -71,6 +74,9 @@ func (w *ftpWatch) size() (n int64, err error) {
 			return 0, w.refuse(err)
 		}
 		w.release()
+		if isTimeout(err) {
+			break
+		}
 	}
 	return 0, fmt.Errorf("%w%w", hidden{errLost}, err)
 }
@@ -106,6 +112,44 @@ func (w *ftpWatch) release() {
 	w.conn = nil
 }
 
+// settle waits until the server has all of a transfer that is to end, as long as
+// it takes some: an end is acknowledged behind all that waits for its disk, and
+// a server that is dead looks like a slow one.
+func (f *ftpFile) settle() error {
+	f.watch.grown = time.Now()
+	for pause := time.Millisecond; f.sent-f.confirmed > littleUnread && !f.up.Ended(); pause = min(2*pause, sizePatience/4) {
+		n, err := f.watch.size()
+		switch {
+		case errors.Is(err, errSizeUnknown):
+			return nil
+		case err != nil:
+			return err
+		}
+		f.saw(n)
+		switch still := time.Since(f.watch.grown); {
+		case still > sizePatience && !f.t.sizes.works():
+			f.watch.refuse(fmt.Errorf("SIZE stays at %d", n))
+			return nil
+		case still > f.t.opts.stall():
+			return fmt.Errorf("%wthe server has taken nothing for %.0f s", hidden{errLost}, still.Seconds())
+		}
+		if err := sleep(f.t.closed, pause); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// saw is for what the server has said that it has.
+func (f *ftpFile) saw(n int64) {
+	if n = min(n, f.sent); n > f.confirmed {
+		f.confirmed, f.watch.grown = n, time.Now()
+		f.t.sizes.set(works)
+		f.t.progress()
+		f.up.Remaining(f.sent - n)
+	}
+}
+
 // look finds out how much of the stream the server has, and waits until that is
 // enough for the tail to reach back to it, or asks once where an answer takes
 // long. errSizeUnknown: only the end of the transfer tells.
@@ -119,12 +163,7 @@ func (f *ftpFile) look(roundTrip time.Duration) error {
 		if err != nil {
 			return err
 		}
-		if n = min(n, f.sent); n > f.confirmed {
-			f.confirmed, w.grown = n, time.Now()
-			f.t.sizes.set(works)
-			f.t.progress()
-			f.up.Remaining(f.sent - n)
-		}
+		f.saw(n)
 		switch {
 		case f.sent-f.confirmed <= mostUnread:
 			return nil
