@@ -58,7 +58,6 @@ func newFTPUpload(b *testing.B, kind string, tls func(*ftpd) []string, size int,
 	if err := os.WriteFile(u.up.copy, u.up.data, 0o644); err != nil {
 		b.Fatal(err)
 	}
-	u.up.touch(b)
 	if delay > 0 {
 		u.line = targetstest.NewLine(b)
 		u.line.Delay(delay)

@@ -75,7 +75,6 @@ func newUpload(b testing.TB, size int, delay time.Duration, lines ...string) *up
 	if err := os.WriteFile(u.copy, u.data, 0o644); err != nil {
 		b.Fatal(err)
 	}
-	u.touch(b)
 	u.write(b, "known_any", "* "+u.text(b, "host_ed25519.pub"))
 	u.line = targetstest.NewLine(b)
 	u.line.Delay(delay)
@@ -122,6 +121,7 @@ func familyCPU(first int) (sum time.Duration) {
 
 func (u *upload) measure(b *testing.B, send func()) {
 	b.SetBytes(int64(len(u.data)))
+	u.touch(b)
 	server := u.server().Process.Pid
 	client, served := cpu(), familyCPU(server)
 	for b.Loop() {
