@@ -51,6 +51,19 @@ type ftpTarget struct {
 	setClosed context.CancelCauseFunc
 }
 
+// ability is what is known of a server: it can do something, or refuses.
+type ability struct{ state atomic.Int32 }
+
+const (
+	works = iota + 1
+	refuses
+)
+
+func (a *ability) works() bool   { return a.state.Load() == works }
+func (a *ability) refuses() bool { return a.state.Load() == refuses }
+func (a *ability) known() bool   { return a.state.Load() != 0 }
+func (a *ability) set(state int) { a.state.Store(int32(state)) }
+
 // errNoConnection marks that there was nobody to ask.
 const errNoConnection constError = "no connection"
 

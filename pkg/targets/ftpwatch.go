@@ -4,24 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync/atomic"
 	"time"
 
 	"github.com/ukdump/ukdump/internal/ftp"
 )
-
-// ability is what is known of a server: it can do something, or refuses.
-type ability struct{ state atomic.Int32 }
-
-const (
-	works = iota + 1
-	refuses
-)
-
-func (a *ability) works() bool   { return a.state.Load() == works }
-func (a *ability) refuses() bool { return a.state.Load() == refuses }
-func (a *ability) known() bool   { return a.state.Load() != 0 }
-func (a *ability) set(state int) { a.state.Store(int32(state)) }
 
 // ftpWatch asks how much of a file the server has while a transfer into it is
 // under way: on a control connection of its own, as that of the transfer is
