@@ -331,40 +331,49 @@ func TestFTPSizes(t *testing.T) {
 }
 
 // A server whose program hangs: what it does not take is noticed, and so is
-// that it does not answer.
+// that it does not answer, be it in the middle of a file or behind its last byte,
+// when all of it waits in sockets.
 func TestFTPServerStopped(t *testing.T) {
 	t.Parallel()
-	s := newFTPD(t, "vsftpd")
-	const stall, reconnect = 2 * time.Second, 3 * time.Second
-	tg := openWith(t, t.Context(), s.url("crash"), targets.Options{Log: t.Logf, Stall: stall, Reconnect: reconnect})
-	defer tg.Close()
-	f, err := tg.Create(t.Context(), "vmcore")
-	if err != nil {
-		t.Fatal(err)
+	for name, more := range map[string]int{"in the middle": 64, "at the end": 6} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newFTPD(t, "vsftpd")
+			const stall, reconnect = 2 * time.Second, 3 * time.Second
+			tg := openWith(t, t.Context(), s.url("crash"), targets.Options{Log: t.Logf, Stall: stall, Reconnect: reconnect})
+			defer tg.Close()
+			f, err := tg.Create(t.Context(), "vmcore")
+			if err != nil {
+				t.Fatal(err)
+			}
+			b := pattern(1 << 20)
+			if _, err := f.Write(b); err != nil {
+				t.Fatal(err)
+			}
+			processes := s.processes(t)
+			for _, pid := range processes {
+				syscall.Kill(pid, syscall.SIGSTOP)
+			}
+			defer func() {
+				for _, pid := range processes {
+					syscall.Kill(pid, syscall.SIGCONT)
+				}
+			}()
+			start := time.Now()
+			for n := 0; n < more && err == nil; n++ {
+				_, err = f.Write(b)
+			}
+			if err == nil {
+				err = f.Commit()
+			}
+			var e *targets.Error
+			if !errors.As(err, &e) || !e.Temporary {
+				t.Errorf("%v: want a temporary error", err)
+			}
+			if took := time.Since(start); took < stall/2 || took > 2*stall+reconnect+8*time.Second {
+				t.Errorf("took %v", took)
+			}
+			t.Logf("%.1f s: %v", time.Since(start).Seconds(), err)
+		})
 	}
-	b := pattern(1 << 20)
-	if _, err := f.Write(b); err != nil {
-		t.Fatal(err)
-	}
-	processes := s.processes(t)
-	for _, pid := range processes {
-		syscall.Kill(pid, syscall.SIGSTOP)
-	}
-	defer func() {
-		for _, pid := range processes {
-			syscall.Kill(pid, syscall.SIGCONT)
-		}
-	}()
-	start := time.Now()
-	for n := 0; n < 64 && err == nil; n++ {
-		_, err = f.Write(b)
-	}
-	var e *targets.Error
-	if !errors.As(err, &e) || !e.Temporary {
-		t.Errorf("%v: want a temporary error", err)
-	}
-	if took := time.Since(start); took < stall/2 || took > 2*stall+reconnect+8*time.Second {
-		t.Errorf("took %v", took)
-	}
-	t.Logf("%.1f s: %v", time.Since(start).Seconds(), err)
 }
