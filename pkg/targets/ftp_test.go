@@ -335,11 +335,11 @@ func TestFTPSizes(t *testing.T) {
 // when all of it waits in sockets.
 func TestFTPServerStopped(t *testing.T) {
 	t.Parallel()
-	for name, more := range map[string]int{"in the middle": 64, "at the end": 6} {
+	for name, more := range map[string]int{"in the middle": 64, "at the end": 3} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := newFTPD(t, "vsftpd")
-			const stall, reconnect = 2 * time.Second, 3 * time.Second
+			const stall, reconnect = time.Second, 2 * time.Second
 			tg := openWith(t, t.Context(), s.url("crash"), targets.Options{Log: t.Logf, Stall: stall, Reconnect: reconnect})
 			defer tg.Close()
 			f, err := tg.Create(t.Context(), "vmcore")
@@ -370,7 +370,7 @@ func TestFTPServerStopped(t *testing.T) {
 			if !errors.As(err, &e) || !e.Temporary {
 				t.Errorf("%v: want a temporary error", err)
 			}
-			if took := time.Since(start); took < stall/2 || took > 2*stall+reconnect+8*time.Second {
+			if took := time.Since(start); took < stall/2 || took > 2*stall+reconnect+4*time.Second {
 				t.Errorf("took %v", took)
 			}
 			t.Logf("%.1f s: %v", time.Since(start).Seconds(), err)
