@@ -28,7 +28,7 @@ func testPowerOff(t *testing.T, l *lab) {
 }
 
 // testHalt: the machine is to stand still once the crash is saved, although a watchdog
-// was armed and would reset it.
+// was armed. That of QEMU is stopped by the kernel too when the machine halts.
 func testHalt(t *testing.T, l *lab) {
 	res := l.run(t, "6.12", setup{
 		conf:  diskLine + "final = halt\nwatchdog = 10s\n",
