@@ -9,7 +9,8 @@ import (
 )
 
 const added = "irqpoll mce=off numa=off acpi_no_memhotplug nokaslr nr_cpus=1 reset_devices cgroup_disable=memory panic=10 " +
-	"transparent_hugepage=never novmcoredd cma=0 hugetlb_cma=0 iomem=relaxed cryptomgr.notests rootfstype=ramfs"
+	"transparent_hugepage=never novmcoredd cma=0 hugetlb_cma=0 iomem=relaxed cryptomgr.notests rootfstype=ramfs " +
+	"initcall_blacklist=tracer_init_tracefs"
 
 func TestCaptureCmdline(t *testing.T) {
 	for _, tt := range []struct{ name, running, appended, want string }{
@@ -21,6 +22,9 @@ func TestCaptureCmdline(t *testing.T) {
 		{"consoles add up", "console=tty0 console=ttyS0", "console=ttyS1", "console=tty0 console=ttyS0 " + added + " console=ttyS1"},
 		{"the last console is the user's", "console=ttyS0 console=tty0", "console=ttyS0", "console=tty0 " + added + " console=ttyS0"},
 		{"what the running kernel has of ours", "panic=0 nr_cpus=8 nokaslr a", "", "a " + added},
+		{"initcalls that the machine does not stand", "initcall_blacklist=a initcall_blacklist=tracer_init_tracefs", "initcall-blacklist=b",
+			"initcall_blacklist=a " + added + " initcall-blacklist=b"},
+		{"tracing of the running system", "ftrace=function trace_buf_size=64M trace_event=sched:* tp_printk alloc_snapshot a", "", "a " + added},
 		{"dash and underscore are one", "transparent-hugepage=always page-owner=on", "", added},
 		{"quotes", `a="b c" "d=e f"`, `g="h i"`, `a="b c" d="e f" ` + added + ` g="h i"`},
 		{"init's arguments", "a -- single", "b -- c", "a " + added + " b -- c"},

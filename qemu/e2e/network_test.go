@@ -50,7 +50,7 @@ func plainCases() []netCase {
 		{name: "sftp-bridge", folder: "sftp/dumps", says: []string{"lan0: is 52:54:00:c1:00:01, which was eth0", "br0: has lan0"},
 			conf: "ifname = lan0:52:54:00:c1:00:01\nbridge = br0:lan0\nip = br0:dhcp\ntarget = sftp://crash@192.168.77.1/dumps/%s" + sftpWords},
 		{name: "sftp-dhcp-96M", folder: "sftp/dumps", reserve: "96M", conf: "ip = eth0:dhcp\ntarget = sftp://crash@192.168.77.1/dumps/%s" + sftpWords},
-		{name: "nfs4-dhcp-112M", folder: "nfs", reserve: "112M", alone: true, conf: "ip = eth0:dhcp\ntarget = nfs://192.168.77.1/export/%s?vers=4.1"},
+		{name: "nfs4-dhcp-112M", folder: "nfs", reserve: "112M", conf: "ip = eth0:dhcp\ntarget = nfs://192.168.77.1/export/%s?vers=4.1"},
 		{name: "cifs-dhcp-112M", folder: "smb", reserve: "112M", conf: "ip = eth0:dhcp\ntarget = cifs://smbdump@192.168.77.1/crash/%s?password-file=/etc/kdump/smb-pw"},
 		{name: "ftp-dhcp-112M", folder: "ftp", reserve: "112M", conf: "ip = eth0:dhcp\ntarget = ftp://ftpdump@192.168.77.1/%s?password-file=/etc/kdump/ftp-pw"},
 		{name: "sftp-no-words", folder: "sftp/dumps", conf: "target = sftp://crash@192.168.77.1/dumps/%s" + sftpWords},
