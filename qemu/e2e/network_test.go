@@ -25,7 +25,6 @@ type netCase struct {
 	trouble func(ctx context.Context, srv *server.Server, m *vm.Machine, name string) error
 	after   string // script for the server: ends the trouble
 	reserve string // crashkernel=, for which the image has nothing but what this case needs
-	alone   bool   // and not rawcopy either, for which there is no room beside it
 }
 
 // URLs of the server's services, without their query.
@@ -209,9 +208,6 @@ func crashTo(ctx context.Context, t *testing.T, l *lab, srv *server.Server, c ne
 		conf: strings.ReplaceAll(c.conf, "%s", c.name) + "\n", files: srv.Files(), programs: []string{"./rawcopy"},
 		crash: rig.Crash{Fill: true, Raw: true, Append: "rawcopy.serial=raw", NICs: srv.NICs(), Limit: 8 * time.Minute},
 	}
-	if c.alone {
-		s.programs, s.crash.Raw, s.crash.Append = nil, false, ""
-	}
 	if c.reserve != "" {
 		s.crash.Reserve, s.flags = c.reserve, append([]string{}, l.secrets(t, s.conf)...) // not nil: an image of its own
 	}
@@ -246,10 +242,6 @@ func checkDump(t *testing.T, l *lab, c netCase, res *rig.Result, tree string) {
 	checkDmesg(t, l, dirs[0])
 	if c.reserve != "" {
 		checkAdvice(t, dirs[0], c.reserve)
-	}
-	if c.alone {
-		l.verify(t, filepath.Join(dirs[0], "vmcore"))
-		return
 	}
 	defer os.Remove(res.Raw) // half a GiB
 	checkPages(t, l, filepath.Join(dirs[0], "vmcore"), res.Raw)
