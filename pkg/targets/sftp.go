@@ -119,6 +119,10 @@ func (t *sftpTarget) connected(ctx context.Context) (*sftpSession, error) {
 	if t.session != nil && t.session.alive() {
 		return t.session, context.Cause(ctx)
 	}
+	if t.session != nil && !t.session.told {
+		t.session.told = true
+		t.opts.logf("%s: %v", t.login.addr, t.session.lost())
+	}
 	if err := sleep(ctx, time.Until(t.notBefore)); err != nil {
 		return nil, cmpOr(t.refused, err) // what was seen says more than that time is over
 	}

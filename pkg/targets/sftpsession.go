@@ -54,6 +54,8 @@ type sftpSession struct {
 	idle  sync.Cond              // calls is empty
 	cause error                  // why it ended
 	ended chan struct{}
+
+	told bool // that it is lost; its owner's
 }
 
 type sftpCall struct {
