@@ -139,6 +139,20 @@ func (c *console) do(keys, answer string) {
 	c.wait(answer)
 }
 
+// until types keys again and again until the answer comes, of what takes its time.
+func (c *console) until(keys, answer string) {
+	c.t.Helper()
+	for range 40 {
+		if _, err := c.master.WriteString(keys); err != nil {
+			c.t.Fatal(err)
+		}
+		if c.says(answer, 500*time.Millisecond) {
+			return
+		}
+	}
+	c.wait(answer)
+}
+
 // interrupt types Ctrl-C until the prompt comes: between two programs of a loop there is
 // a moment when the terminal is that one's which has just ended.
 func (c *console) interrupt() {
@@ -205,28 +219,28 @@ func TestInterrupt(t *testing.T) {
 func TestJobs(t *testing.T) {
 	c := newConsole(t, true)
 	c.wait(prompt)
-	c.do("sleep 1000\n", "1000\r\n")
-	time.Sleep(300 * time.Millisecond)
-	c.do(ctrlZ, "[1] stopped: sleep 1000\r\n")
-	c.do("jobs\n", "[1] stopped: sleep 1000\r\n")
-	c.do("bg\n", "[1] sleep 1000\r\n")
-	c.do("jobs\n", "[1] running: sleep 1000\r\n")
+	const long = "sh -c 'echo runs; exec sleep 1000'"
+	c.do(long+"\n", "runs\r\n")
+	c.do(ctrlZ, "[1] stopped: "+long+"\r\n")
+	c.do("jobs\n", "[1] stopped: "+long+"\r\n")
+	c.do("bg\n", "[1] "+long+"\r\n")
+	c.do("jobs\n", "[1] running: "+long+"\r\n")
 	c.do("cat | cat &\n", "[2]\r\n")
-	c.do("sleep 0.5; jobs\n", "[2] stopped: cat | cat\r\n") // it may not read what is typed
+	c.until("jobs\n", "[2] stopped: cat | cat\r\n") // it may not read what is typed
 	c.do("fg %2\n", "cat | cat\r\n")
 	c.do("for two of them\n", "for two of them\r\nfor two of them\r\n")
 	c.do(ctrlD, prompt)
 	c.do("kill %1\n", prompt)
-	c.do("sleep 0.2\n", "[1] done: sleep 1000\r\n")
-	c.do("(sleep 1000; echo never) &\n", "[1]\r\n")
-	c.do("sleep 0.2; kill %1; sleep 0.2\n", "[1] done: (sleep 1000; echo never)\r\n")
+	c.until("\n", "[1] done: "+long+"\r\n")
+	c.do("(echo runs; sleep 1000; echo never) &\n", "runs\r\n")
+	c.do("kill %1\n", prompt)
+	c.until("\n", "[1] done: (echo runs; sleep 1000; echo never)\r\n")
 	c.do("sleep 0.1 &\nwait\n", "done: sleep 0.1\r\n")
 	c.do("kill %9\n", "kill: %9: there is no such job\r\n")
 	c.do("fg\n", "fg: there is no job\r\n")
-	c.do("sleep 1000 | while read x; do :; done\n", "done\r\n")
-	time.Sleep(300 * time.Millisecond)
+	c.do("sh -c 'echo runs >&2; exec sleep 1000' | while read x; do :; done\n", "runs\r\n")
 	c.do(ctrlZ, "") // the shell itself reads from the pipe: it cannot be stopped
-	c.do(ctrlC, prompt)
+	c.interrupt()
 	c.do("sh -c 'kill -STOP $$; echo went-on'\n", "stopped: sh -c")
 	c.do("fg\n", "\r\nwent-on\r\n")
 	c.ends("exit 5\n", 5)
