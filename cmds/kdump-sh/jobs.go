@@ -176,8 +176,11 @@ func (js *jobs) exec(ctx context.Context, args []string) error {
 		cmd.Stdin = hc.Stdin
 	}
 	j := ctx.Value(key{}).(*job)
-	p, err := js.start(j, cmd)
-	if err != nil {
+	p, err := js.start(ctx, j, cmd)
+	switch {
+	case ctx.Err() != nil && p == nil:
+		return ctx.Err()
+	case err != nil:
 		fmt.Fprintln(hc.Stderr, err)
 		return interp.NewExitStatus(126)
 	}
@@ -196,10 +199,13 @@ func (js *jobs) exec(ctx context.Context, args []string) error {
 }
 
 // start starts a program in its job's process group: a new one, if no other of the job
-// is there.
-func (js *jobs) start(j *job, cmd *exec.Cmd) (*process, error) {
+// is there. A job that was killed a moment ago starts nothing any more.
+func (js *jobs) start(ctx context.Context, j *job, cmd *exec.Cmd) (*process, error) {
 	js.mu.Lock()
 	defer js.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	if js.control {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 		if len(j.members) > 0 {

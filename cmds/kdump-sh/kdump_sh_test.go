@@ -126,7 +126,7 @@ func (c *console) wait(text string) {
 	if !c.says(text, 20*time.Second) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		c.t.Fatalf("the shell does not say %q, but %q", text, c.said[c.seen:])
+		c.t.Fatalf("the shell does not say %q, but %q; before that: %q", text, c.said[c.seen:], c.said[:c.seen])
 	}
 }
 
@@ -190,6 +190,8 @@ const (
 	ctrlC = "\x03"
 	ctrlD = "\x04"
 	ctrlZ = "\x1a"
+
+	long = "sh -c 'echo runs; exec sleep 1000'"
 )
 
 // Ctrl-C ends what runs, a program, a loop of programs or one without any, and what is
@@ -197,8 +199,7 @@ const (
 func TestInterrupt(t *testing.T) {
 	c := newConsole(t, true)
 	c.wait(prompt)
-	c.do("sleep 1000 &\n", "[1]\r\n")
-	c.wait(prompt)
+	c.do(long+" &\n", "runs\r\n")
 	for _, line := range []string{"cat", "cat | cat", "while true; do sleep 0.05; done", "while true; do :; done", "echo $(cat)", "(cat; cat)"} {
 		c.do(line+"\n", line+"\r\n")
 		time.Sleep(300 * time.Millisecond) // no answer tells that it runs
@@ -211,7 +212,7 @@ func TestInterrupt(t *testing.T) {
 	c.do("echo ty", "ty")
 	c.do(ctrlC, prompt)
 	c.do("echo whole-$((6*7))\n", "\r\nwhole-42\r\n")
-	c.do("jobs\n", "[1] running: sleep 1000\r\n")
+	c.do("jobs\n", "[1] running: "+long+"\r\n")
 	c.ends("false\nexit\n", 1)
 }
 
@@ -219,7 +220,6 @@ func TestInterrupt(t *testing.T) {
 func TestJobs(t *testing.T) {
 	c := newConsole(t, true)
 	c.wait(prompt)
-	const long = "sh -c 'echo runs; exec sleep 1000'"
 	c.do(long+"\n", "runs\r\n")
 	c.do(ctrlZ, "[1] stopped: "+long+"\r\n")
 	c.do("jobs\n", "[1] stopped: "+long+"\r\n")
@@ -230,10 +230,10 @@ func TestJobs(t *testing.T) {
 	c.do("fg %2\n", "cat | cat\r\n")
 	c.do("for two of them\n", "for two of them\r\nfor two of them\r\n")
 	c.do(ctrlD, prompt)
-	c.do("kill %1\n", prompt)
+	c.do("kill %1\n", "kill %1\r\n")
 	c.until("\n", "[1] done: "+long+"\r\n")
 	c.do("(echo runs; sleep 1000; echo never) &\n", "runs\r\n")
-	c.do("kill %1\n", prompt)
+	c.do("kill %1\n", "kill %1\r\n")
 	c.until("\n", "[1] done: (echo runs; sleep 1000; echo never)\r\n")
 	c.do("sleep 0.1 &\nwait\n", "done: sleep 0.1\r\n")
 	c.do("kill %9\n", "kill: %9: there is no such job\r\n")
