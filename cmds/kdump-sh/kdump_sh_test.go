@@ -191,7 +191,8 @@ const (
 	ctrlD = "\x04"
 	ctrlZ = "\x1a"
 
-	long = "sh -c 'echo runs; exec sleep 1000'"
+	// long says 42 when it runs, which typing it does not say
+	long = `sh -c 'echo 4""2; exec sleep 1000'`
 )
 
 // Ctrl-C ends what runs, a program, a loop of programs or one without any, and what is
@@ -199,7 +200,7 @@ const (
 func TestInterrupt(t *testing.T) {
 	c := newConsole(t, true)
 	c.wait(prompt)
-	c.do(long+" &\n", "runs\r\n")
+	c.do(long+" &\n", "42")
 	for _, line := range []string{"cat", "cat | cat", "while true; do sleep 0.05; done", "while true; do :; done", "echo $(cat)", "(cat; cat)"} {
 		c.do(line+"\n", line+"\r\n")
 		time.Sleep(300 * time.Millisecond) // no answer tells that it runs
@@ -220,7 +221,7 @@ func TestInterrupt(t *testing.T) {
 func TestJobs(t *testing.T) {
 	c := newConsole(t, true)
 	c.wait(prompt)
-	c.do(long+"\n", "runs\r\n")
+	c.do(long+"\n", "42")
 	c.do(ctrlZ, "[1] stopped: "+long+"\r\n")
 	c.do("jobs\n", "[1] stopped: "+long+"\r\n")
 	c.do("bg\n", "[1] "+long+"\r\n")
@@ -232,13 +233,13 @@ func TestJobs(t *testing.T) {
 	c.do(ctrlD, prompt)
 	c.do("kill %1\n", "kill %1\r\n")
 	c.until("\n", "[1] done: "+long+"\r\n")
-	c.do("(echo runs; sleep 1000; echo never) &\n", "runs\r\n")
+	c.do(`(echo 4""2; sleep 1000; echo never) &`+"\n", "42")
 	c.do("kill %1\n", "kill %1\r\n")
-	c.until("\n", "[1] done: (echo runs; sleep 1000; echo never)\r\n")
+	c.until("\n", `[1] done: (echo 4""2; sleep 1000; echo never)`)
 	c.do("sleep 0.1 &\nwait\n", "done: sleep 0.1\r\n")
 	c.do("kill %9\n", "kill: %9: there is no such job\r\n")
 	c.do("fg\n", "fg: there is no job\r\n")
-	c.do("sh -c 'echo runs >&2; exec sleep 1000' | while read x; do :; done\n", "runs\r\n")
+	c.do(`sh -c 'echo 4""2 >&2; exec sleep 1000' | while read x; do :; done`+"\n", "42")
 	c.do(ctrlZ, "") // the shell itself reads from the pipe: it cannot be stopped
 	c.interrupt()
 	c.do("sh -c 'kill -STOP $$; echo went-on'\n", "stopped: sh -c")
