@@ -156,6 +156,7 @@ func mountWithin(ctx context.Context, source, on, fstype string, flags uintptr, 
 // Space takes one unit off what NFS says, whose kernel rounds up, to units of
 // up to 1 MiB (nfs_statfs, fs/nfs/super.c).
 func (m *netMount) Space(ctx context.Context) (uint64, error) {
+	defer m.watch()()
 	st, err := m.statfs()
 	if err == nil && st.Type != unix.NFS_SUPER_MAGIC {
 		return m.local.Space(ctx)
@@ -177,7 +178,10 @@ func (m *netMount) Remove(ctx context.Context, name string) error {
 		}
 	}
 	before, _ := m.Space(ctx)
-	if err := m.local.Remove(ctx, name); err != nil || size <= before {
+	done := m.watch()
+	err := m.local.Remove(ctx, name)
+	done()
+	if err != nil || size <= before {
 		return err
 	}
 	for waited := time.Duration(0); waited < patience; waited += step {
@@ -188,9 +192,9 @@ func (m *netMount) Remove(ctx context.Context, name string) error {
 	return nil
 }
 
-// Close syncs and unmounts. A server that goes away meanwhile costs at most a few
-// times Stall, one that has gone away before costs Stall once: then what is under way
-// is given up by force.
+// Close syncs and unmounts. A server that goes away meanwhile costs at most three
+// times Stall, one that has gone away before costs Stall once: then it is unmounted by
+// force.
 func (m *netMount) Close() (err error) {
 	m.closing.Do(func() {
 		err = m.end()
@@ -198,12 +202,18 @@ func (m *netMount) Close() (err error) {
 	return err
 }
 
+func (m *netMount) sync() error {
+	defer m.watch()() // not beyond this: once the root is closed, giving up unmounts
+	return m.syncAll()
+}
+
 func (m *netMount) end() error {
 	done := make(chan error, 1)
 	go func() {
 		var err error
 		if m.root != nil {
-			err = m.fail("sync", "", m.close())
+			err = m.fail("sync", "", m.sync())
+			err = errors.Join(err, m.fail("close", "", m.root.Close()))
 		}
 		done <- errors.Join(err, m.fail("unmount", "", m.mount.unmount(m.logf)))
 	}()
@@ -232,6 +242,14 @@ func (m *netMount) end() error {
 	return newError("sync", "", m.url, transient(fmt.Errorf("the server did not answer for %v", patience), "unmounted by force"))
 }
 
+const (
+	// restartSys is ERESTARTSYS of include/linux/errno.h, which is not for programs, but
+	// NFS hands it out for requests that umount_begin has ended (rpc_killall_tasks).
+	restartSys = unix.Errno(512)
+
+	errNoAnswer constError = "the server did not answer in time"
+)
+
 // netCause says what the errno of a mounted server's files mean. denied and
 // readOnly are what to do about EACCES and EROFS.
 func netCause(err error, denied, readOnly string) error {
@@ -240,6 +258,8 @@ func netCause(err error, denied, readOnly string) error {
 		return err
 	}
 	switch errno {
+	case restartSys:
+		return transient(errNoAnswer, "")
 	case unix.EIO, unix.ETIMEDOUT, unix.EHOSTDOWN, unix.ENETDOWN, unix.ECONNABORTED, unix.ECONNRESET, unix.EAGAIN, unix.ENOTCONN, unix.EPIPE, unix.EINTR:
 		return transient(errno, "the server did not answer in time, or its disk fails")
 	case unix.ESTALE:

@@ -193,7 +193,7 @@ func TestMountCloseOfDeadServer(t *testing.T) {
 			f.Close()
 			err = tg.Close()
 			t.Logf("closed after %v: %v", time.Since(start).Round(time.Second/10), err)
-			if took := time.Since(start); took > 5*stall {
+			if took := time.Since(start); took > 3*stall {
 				t.Errorf("closed after %v", took)
 			}
 			mounts, err := os.ReadFile("/proc/self/mounts")

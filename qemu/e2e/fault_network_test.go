@@ -134,13 +134,13 @@ func midway() []netFault {
 			says: []string{"kdump-init: not done after 1m15s, told to end"}, step: "core", cost: 75 * time.Second},
 		{name: "nfs-frozen", target: nfsTarget, conf: staticWords + slowly,
 			during: halfway(nfsGone), after: nfsBack,
-			says: []string{"kdump-init: only the kernel log saved on nfs:"}, or: "kdump-init: savecore: nothing moved for ", step: "core", cost: faultAttempt},
+			says: []string{"kdump-init: only the kernel log saved on nfs:", "the server did not answer in time"}, step: "core", cost: faultAttempt},
 		{name: "nfs-frozen-unmount", target: nfsTarget, conf: staticWords,
 			before: func(ctx context.Context, srv *server.Server) error { return srv.Netem(ctx, "delay 200ms") }, during: frozenAtEnd,
 			after: func(ctx context.Context, srv *server.Server) error {
 				return errors.Join(srv.Netem(ctx, ""), nfsBack(ctx, srv))
 			},
-			says: []string{"kdump-init: only the kernel log saved on nfs:", "unmounted by force"}, or: "kdump-init: savecore: nothing moved for 40s",
+			says: []string{"kdump-init: only the kernel log saved on nfs:", "sync it: the server did not answer"},
 			step: "close target", cost: faultAttempt},
 		{name: "savecore-stopped", target: nfsTarget, conf: staticWords, programs: []string{"./saboteur"},
 			append: "rawcopy.then=/saboteur saboteur.stop=savecore:2097152",

@@ -47,7 +47,7 @@ func TestMounts(t *testing.T) {
 			ctx, cancel := context.WithTimeout(ctx, 15*time.Minute)
 			defer cancel()
 			out, err := srv.Run(ctx, "cd /root; UKDUMP_TEST_SERVERS=192.168.77.1 ./targets.test -test.timeout 14m -test.v -test.run '^Test"+name+"$' 2>&1 | tail -c 60000; "+
-				"! dmesg | grep -E 'BUG|Oops|Call Trace'")
+				"! dmesg | grep -E -B 12 -A 40 'BUG|Oops|Call Trace'")
 			t.Log(out)
 			if err != nil || !strings.Contains(out, "\nPASS") || strings.Contains(out, "SKIP: Test"+name) {
 				t.Errorf("%v", err)
