@@ -258,7 +258,7 @@ func (p *powerCut) killed(t *testing.T, whole cutRun, cuts int) {
 	}
 	close(next)
 	wg.Wait()
-	seen.report(t, p, cuts)
+	seen.report(t, cuts) // a part of the core is there when the journal's 5 s end while it is saved: not always
 }
 
 func (p *powerCut) cut(t *testing.T, i int, after time.Duration, random *rand.Rand, seen *tally) {
@@ -330,7 +330,11 @@ func (p *powerCut) anyWrite(t *testing.T, whole cutRun, cuts int) {
 	for _, n := range at {
 		p.lose(t, whole.log, n, random, "recorded", seen)
 	}
-	seen.report(t, p, len(at))
+	if p.fs == "ext4" {
+		seen.report(t, len(at), statePart)
+		return
+	}
+	seen.report(t, len(at))
 }
 
 // state is what of the new dump has its final name.
@@ -365,13 +369,18 @@ func (c *tally) add(t *testing.T, what string, p *powerCut, img string) {
 }
 
 // report fails a test that did not see all there is to see.
-func (c *tally) report(t *testing.T, p *powerCut, cuts int) {
+func (c *tally) report(t *testing.T, cuts int, must ...state) {
 	t.Helper()
 	for _, s := range []state{stateNothing, stateLog, statePart, stateCore, stateAll} {
 		t.Logf("%4d disks have of the new dump: %s", c.count[s], s)
 	}
-	if cuts >= 100 && (p.fs == "ext4" && c.count[statePart] == 0 || c.count[stateAll] == 0 || c.count[stateNothing]+c.count[stateLog] == 0) {
-		t.Error("the cuts were not spread over the whole capture")
+	if cuts < 100 {
+		return
+	}
+	for _, s := range append(must, stateLog, stateAll) {
+		if c.count[s] == 0 {
+			t.Errorf("the cuts were not spread over the whole capture: no disk has of it: %s", s)
+		}
 	}
 }
 
