@@ -22,6 +22,8 @@ type netMount struct {
 	mount mountpoint
 	stall time.Duration
 	gone  atomic.Bool // the server has not answered in time
+
+	detached atomic.Bool // by force, while a call was under way
 }
 
 // checkedOptions are flags and data of opts=. wrong says what is wrong with an
@@ -228,6 +230,7 @@ func (m *netMount) end() error {
 	}
 	// Force makes the requests that wait fail, detach takes it out of the way
 	// whether they do or not.
+	m.detached.Store(true)
 	gone := make(chan struct{})
 	go func() {
 		unix.Unmount(m.mount.dir, unix.MNT_FORCE)

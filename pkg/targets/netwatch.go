@@ -93,10 +93,13 @@ func (m *netMount) watch() (done func()) {
 	}
 }
 
-// giveUp has the kernel answer all that waits for the server with EIO (umount_begin of
-// fs/nfs/super.c and fs/smb/client/cifsfs.c). The mount itself stays as long as its
-// root is open.
+// giveUp has the kernel answer all that waits for the server with an error (umount_begin
+// of fs/nfs/super.c and fs/smb/client/cifsfs.c). The mount itself stays as long as its
+// root is open. When it has been detached, what is mounted there is another's.
 func (m *netMount) giveUp(waited time.Duration) {
+	if m.detached.Load() {
+		return
+	}
 	if !m.gone.Swap(true) {
 		m.logf("%s: no answer for %v: giving up what waits for it", m.url, waited.Round(time.Second))
 	}
