@@ -247,8 +247,14 @@ func TestSFTPServerHangs(t *testing.T) {
 	text, _ := os.ReadFile(note) // one each channel: there are more where the machine is busy, so that the server seems far away
 	for _, line := range strings.Fields(string(text)) {
 		pid, err := strconv.Atoi(line)
-		if comm, _ := os.ReadFile("/proc/" + line + "/comm"); err != nil || !strings.HasPrefix(string(comm), "sftp-server") {
-			t.Fatalf("process %s is %q", line, comm)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var comm []byte // the shell's at first
+		for end := time.Now().Add(10 * time.Second); !strings.HasPrefix(string(comm), "sftp-server"); time.Sleep(5 * time.Millisecond) {
+			if comm, err = os.ReadFile("/proc/" + line + "/comm"); err != nil || time.Now().After(end) {
+				t.Fatalf("process %s is %q: %v", line, comm, err)
+			}
 		}
 		syscall.Kill(pid, syscall.SIGSTOP)
 	}
