@@ -130,12 +130,17 @@ func (c *console) wait(text string) {
 	}
 }
 
-// do types keys and waits for what follows.
-func (c *console) do(keys, answer string) {
+func (c *console) press(keys string) {
 	c.t.Helper()
 	if _, err := c.master.WriteString(keys); err != nil {
 		c.t.Fatal(err)
 	}
+}
+
+// do types keys and waits for what follows.
+func (c *console) do(keys, answer string) {
+	c.t.Helper()
+	c.press(keys)
 	c.wait(answer)
 }
 
@@ -143,9 +148,7 @@ func (c *console) do(keys, answer string) {
 func (c *console) until(keys, answer string) {
 	c.t.Helper()
 	for range 40 {
-		if _, err := c.master.WriteString(keys); err != nil {
-			c.t.Fatal(err)
-		}
+		c.press(keys)
 		if c.says(answer, 500*time.Millisecond) {
 			return
 		}
@@ -158,9 +161,7 @@ func (c *console) until(keys, answer string) {
 func (c *console) interrupt() {
 	c.t.Helper()
 	for range 5 {
-		if _, err := c.master.WriteString(ctrlC); err != nil {
-			c.t.Fatal(err)
-		}
+		c.press(ctrlC)
 		if c.says(prompt, 4*time.Second) {
 			return
 		}
@@ -171,9 +172,7 @@ func (c *console) interrupt() {
 // ends types keys that end the shell.
 func (c *console) ends(keys string, status int) {
 	c.t.Helper()
-	if _, err := c.master.WriteString(keys); err != nil {
-		c.t.Fatal(err)
-	}
+	c.press(keys)
 	done := make(chan error, 1)
 	go func() { done <- c.cmd.Wait() }()
 	select {
