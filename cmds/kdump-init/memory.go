@@ -30,9 +30,8 @@ const (
 )
 
 // boundMemory keeps the capture from being starved. A process inherits PID 1's score,
-// so each child is given its own. Where memory is fragmented the kernel
-// would keep 2 MiB more of it free (boost_watermark, mm/page_alloc.c): here that is
-// what is missing.
+// so each child is given its own. Where memory is fragmented the kernel would keep 2 MiB
+// more of it free (boost_watermark, mm/page_alloc.c): here that is what is missing.
 func (c *capture) boundMemory() error {
 	dirty := min(max(memAvailable()<<10/dirtyShare, leastDirty), mostDirty)
 	var errs []error
