@@ -95,7 +95,7 @@ func (c *conn) Read(p []byte) (int, error) {
 		}
 		n, err := c.Conn.Read(p)
 		if n > 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
-			return n, err
+			return n, c.explain(err)
 		}
 		acked := c.acked()
 		if looked && acked > seen {
@@ -139,8 +139,9 @@ func (c *conn) acked() uint64 {
 	return info.Bytes_acked
 }
 
+// explain says the same whether our deadline or TCP's own passed first.
 func (c *conn) explain(err error) error {
-	if errors.Is(err, os.ErrDeadlineExceeded) {
+	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, syscall.ETIMEDOUT) {
 		return fmt.Errorf("no progress for %v: %w", c.stall, os.ErrDeadlineExceeded)
 	}
 	return err
