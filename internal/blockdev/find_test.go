@@ -195,7 +195,7 @@ func TestFindOneDeviceHangs(t *testing.T) {
 	if d, ok := s.choose(false); !ok || d.Name != "vda" {
 		t.Errorf("%+v", d)
 	}
-	if took := time.Since(start); took > 2*patience {
+	if took := time.Since(start); took > 4*patience {
 		t.Errorf("took %v", took)
 	}
 	if got := s.summary(); !strings.Contains(got, "sda (does not answer)") {
@@ -212,7 +212,7 @@ func TestFindLateDevice(t *testing.T) {
 	if err != nil || d.Name != "vda" {
 		t.Fatalf("%+v, %v", d, err)
 	}
-	if took := time.Since(start); took > 2*again+time.Second {
+	if took := time.Since(start); took > 5*again {
 		t.Errorf("took %v", took)
 	}
 }
@@ -223,7 +223,7 @@ func TestFindCanceled(t *testing.T) {
 	time.AfterFunc(50*time.Millisecond, cancel)
 	start := time.Now()
 	_, err := find(ctx, f.system, Spec{Label, "X"}, nil)
-	if !errors.Is(err, ErrNotFound) || time.Since(start) > time.Second {
+	if !errors.Is(err, ErrNotFound) || time.Since(start) > 10*time.Second {
 		t.Errorf("%v after %v", err, time.Since(start))
 	}
 }
