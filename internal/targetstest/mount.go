@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 )
@@ -90,6 +91,15 @@ func Image(t *testing.T, dir string, size int64, mkfs ...string) string {
 // Loop makes a loop device of a file for the time of the test, or skips.
 func Loop(t *testing.T, file string, args ...string) string {
 	t.Helper()
+	dev, _ := LoopUntil(t, file, args...)
+	return dev
+}
+
+// LoopUntil makes a loop device of a file until it is detached, at the end of
+// the test at the latest. That happens once: the device may be another test's
+// then, in another process.
+func LoopUntil(t *testing.T, file string, args ...string) (dev string, detach func()) {
+	t.Helper()
 	Tool(t, "losetup")
 	if os.Getenv("UKDUMP_TEST_MOUNTS") == "" {
 		t.Skip("needs root and a mount namespace")
@@ -98,9 +108,10 @@ func Loop(t *testing.T, file string, args ...string) string {
 	if err != nil {
 		t.Skipf("no loop devices here: %v: %s", err, out)
 	}
-	dev := strings.TrimSpace(string(out))
-	t.Cleanup(func() { exec.Command("losetup", "-d", dev).Run() })
-	return dev
+	dev = strings.TrimSpace(string(out))
+	detach = sync.OnceFunc(func() { exec.Command("losetup", "-d", dev).Run() })
+	t.Cleanup(detach)
+	return dev, detach
 }
 
 // Tool skips where a program is missing; in CI that is a failure.

@@ -34,16 +34,21 @@ func mkfs(fstype string) (size int64, command []string) {
 	return 128 << 20, []string{"mkfs." + fstype, "-q", "-m", "0"} // nothing kept for root
 }
 
-// device is a loop device with a new file system, and the file behind it.
-func device(t *testing.T, fstype string) (dev, file string) {
+// device is a loop device with an empty file system.
+func device(t *testing.T, fstype string) string {
+	t.Helper()
+	return targetstest.Loop(t, formatted(t, fstype))
+}
+
+// formatted is a file with an empty file system.
+func formatted(t *testing.T, fstype string) string {
 	t.Helper()
 	known, _ := os.ReadFile("/proc/filesystems")
 	if !bytes.Contains(known, []byte("\t"+fstype+"\n")) {
 		t.Skipf("this kernel has no %s", fstype)
 	}
 	size, command := mkfs(fstype)
-	file = targetstest.Image(t, t.TempDir(), size, command...)
-	return targetstest.Loop(t, file), file
+	return targetstest.Image(t, t.TempDir(), size, command...)
 }
 
 func filesystems() []string { return []string{"ext2", "ext3", "ext4", "xfs", "btrfs", "vfat"} }
@@ -51,7 +56,7 @@ func filesystems() []string { return []string{"ext2", "ext3", "ext4", "xfs", "bt
 func TestDisk(t *testing.T) {
 	for _, fstype := range filesystems() {
 		t.Run(fstype, func(t *testing.T) {
-			dev, _ := device(t, fstype)
+			dev := device(t, fstype)
 			// A second mount shows what is there, whatever the target does.
 			behind := targetstest.Mount(t, dev, fstype, 0, "")
 			targetstest.Run(t, targetstest.Store{
@@ -67,7 +72,7 @@ func TestDisk(t *testing.T) {
 
 // nearlyFull is a target of which all but half a MiB is taken.
 func nearlyFull(t *testing.T, fstype string) targets.Target {
-	dev, _ := device(t, fstype)
+	dev := device(t, fstype)
 	behind := targetstest.Mount(t, dev, fstype, 0, "")
 	if fstype == "btrfs" {
 		os.WriteFile(filepath.Join(behind, "balloon"), bytes.Repeat([]byte("air"), 256<<10), 0o600)
@@ -107,7 +112,8 @@ func nearlyFull(t *testing.T, fstype string) targets.Target {
 func TestDiskCommitSurvivesPowerCut(t *testing.T) {
 	for _, fstype := range filesystems() {
 		t.Run(fstype, func(t *testing.T) {
-			dev, file := device(t, fstype)
+			file := formatted(t, fstype)
+			dev, detach := targetstest.LoopUntil(t, file)
 			tg := open(t, "disk:///crash?dev="+dev)
 			t.Cleanup(func() { tg.Close() })
 			want := bytes.Repeat([]byte("kdump"), 1<<20)
@@ -127,7 +133,7 @@ func TestDiskCommitSurvivesPowerCut(t *testing.T) {
 			if err := tg.Close(); err != nil {
 				t.Fatal(err)
 			}
-			exec.Command("losetup", "-d", dev).Run()
+			detach()
 			checkCut(t, "after Commit", fstype, cutAfter, want)
 			checkCut(t, "before Commit", fstype, cutBefore, nil)
 		})
@@ -147,7 +153,7 @@ func copyOf(t *testing.T, file string) string {
 func checkCut(t *testing.T, when, fstype, file string, want []byte) {
 	t.Helper()
 	mnt := t.TempDir()
-	dev := targetstest.Loop(t, file)
+	dev, detach := targetstest.LoopUntil(t, file)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	tg, err := targets.Open(ctx, "disk:///crash?dev="+dev, targets.Options{MountDir: mnt, Log: t.Logf})
@@ -160,7 +166,7 @@ func checkCut(t *testing.T, when, fstype, file string, want []byte) {
 	}
 	defer func() {
 		tg.Close()
-		exec.Command("losetup", "-d", dev).Run()
+		detach()
 	}()
 	got, err := os.ReadFile(filepath.Join(mnt, "crash/host/vmcore"))
 	if want == nil && err == nil {
@@ -216,7 +222,7 @@ func TestDiskWriteErrors(t *testing.T) {
 // An error inside of the file system makes it read-only under the writer, also
 // where its superblock says errors=continue.
 func TestDiskTurnsReadOnly(t *testing.T) {
-	dev, _ := device(t, "ext4")
+	dev := device(t, "ext4")
 	mnt := t.TempDir()
 	tg := openWith(t, t.Context(), "disk:///?dev="+dev, targets.Options{MountDir: mnt, Log: t.Logf})
 	defer tg.Close()
@@ -272,7 +278,7 @@ func TestDiskBtrfsOfTwoDevices(t *testing.T) {
 }
 
 func TestDiskOpenErrors(t *testing.T) {
-	ext4, _ := device(t, "ext4")
+	ext4 := device(t, "ext4")
 	swap := targetstest.Loop(t, targetstest.Image(t, t.TempDir(), 1<<20, "mkswap"))
 	empty := targetstest.Loop(t, targetstest.Image(t, t.TempDir(), 1<<20, "true"))
 	protected := targetstest.Loop(t, targetstest.Image(t, t.TempDir(), 8<<20, "mkfs.ext4", "-q"), "-r")
@@ -316,7 +322,7 @@ func TestDiskOpenErrors(t *testing.T) {
 // A link of the file system that leads to where its production system would
 // have mounted something else is refused, and the file system let go.
 func TestDiskLinkLeadsOut(t *testing.T) {
-	dev, _ := device(t, "ext4")
+	dev := device(t, "ext4")
 	behind := targetstest.Mount(t, dev, "ext4", 0, "")
 	for name, to := range map[string]string{"out": "/tmp", "up": "../..", "in": "real"} {
 		if err := os.Symlink(to, filepath.Join(behind, name)); err != nil {
@@ -345,7 +351,7 @@ func TestDiskLinkLeadsOut(t *testing.T) {
 
 // A file left open does not keep Close from letting go.
 func TestDiskCloseWithOpenFile(t *testing.T) {
-	dev, _ := device(t, "ext4")
+	dev := device(t, "ext4")
 	mnt := t.TempDir()
 	var mu sync.Mutex
 	var log []string
@@ -373,7 +379,7 @@ func TestDiskCloseWithOpenFile(t *testing.T) {
 // The driver is asked for by the type that was found, and its failing is not
 // the mount's.
 func TestDiskDriver(t *testing.T) {
-	dev, _ := device(t, "xfs")
+	dev := device(t, "xfs")
 	var asked []string
 	tg := openWith(t, t.Context(), "disk:///?dev="+dev, targets.Options{Log: t.Logf, Driver: func(_ context.Context, fstype string) error {
 		asked = append(asked, fstype)
@@ -387,7 +393,7 @@ func TestDiskDriver(t *testing.T) {
 
 // Mounts carry no more rights than writing needs.
 func TestDiskMountOptions(t *testing.T) {
-	dev, _ := device(t, "ext4")
+	dev := device(t, "ext4")
 	mnt := t.TempDir()
 	tg := openWith(t, t.Context(), "disk:///?dev="+dev+"&opts=defaults,nofail,x-systemd.device-timeout=3,data=journal", targets.Options{MountDir: mnt})
 	defer tg.Close()

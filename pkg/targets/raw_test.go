@@ -226,7 +226,7 @@ func sum(t *testing.T, file string) string {
 
 // A mounted device is safe even from force=1.
 func TestRawInUse(t *testing.T) {
-	dev, _ := device(t, "ext4")
+	dev := device(t, "ext4")
 	targetstest.Mount(t, dev, "ext4", 0, "")
 	_, err := targets.Open(t.Context(), "raw://"+dev+"?force=1", targets.Options{})
 	var e *targets.Error
