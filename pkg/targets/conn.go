@@ -139,10 +139,13 @@ func (c *conn) acked() uint64 {
 	return info.Bytes_acked
 }
 
-// explain says the same whether our deadline or TCP's own passed first.
+// explain says what has happened whether our deadline or TCP's own limit passed
+// first. They stay apart: after that of TCP the connection is gone.
 func (c *conn) explain(err error) error {
-	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, syscall.ETIMEDOUT) {
-		return fmt.Errorf("no progress for %v: %w", c.stall, os.ErrDeadlineExceeded)
+	for _, over := range []error{os.ErrDeadlineExceeded, syscall.ETIMEDOUT} {
+		if errors.Is(err, over) {
+			return fmt.Errorf("no progress for %v: %w", c.stall, over)
+		}
 	}
 	return err
 }
