@@ -45,8 +45,12 @@ func TestDHCP4(t *testing.T) {
 	n.Close()
 	again := newClient(t)
 	again.root = c.root
+	start := time.Now()
 	n = again.up("ip=eth0:dhcp rd.route=10.30.0.0/24:10.9.0.1", "target", 20*time.Second)
 	again.reach(n, "target", 2222, 5*time.Second)
+	if took := time.Since(start); took > 10*time.Second {
+		t.Errorf("the second process needed %s", took)
+	}
 	again.log.await("DHCP server", 1, 5*time.Second)
 	if after := sh(t, "ip -4 -o addr show eth0; ip route"); after != before {
 		t.Errorf("the second process has changed\n%sto\n%s", before, after)

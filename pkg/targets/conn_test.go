@@ -37,7 +37,7 @@ func connectedPair(t *testing.T, stall time.Duration) (*conn, *net.TCPConn) {
 
 func timedOut(t *testing.T, what string, err error, took, least, stall time.Duration) {
 	t.Helper()
-	if !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, syscall.ETIMEDOUT) || !temporary(err) || !isBroken(err) || !strings.Contains(err.Error(), "no progress for "+stall.String()) {
+	if !isTimeout(err) || !temporary(err) || !strings.Contains(err.Error(), "no progress for "+stall.String()) {
 		t.Errorf("%s: %v", what, err)
 	}
 	if took < least || took > 4*stall {

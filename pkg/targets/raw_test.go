@@ -395,8 +395,8 @@ func TestRawCheckpoint(t *testing.T) {
 	}
 }
 
-// pieces is of how many of the same pieces a file consists. It does not read
-// all of it at once: to copy hundreds of MiB stops all goroutines of a test
+// pieces is how many times piece makes up the whole file. It does not read all
+// of it at once: to copy hundreds of MiB stops all goroutines of a test
 // under the race detector for many seconds.
 func pieces(t *testing.T, dev, name string, piece []byte) int {
 	t.Helper()

@@ -131,7 +131,7 @@ func midway() []netFault {
 			after: func(ctx context.Context, srv *server.Server) error {
 				return errors.Join(srv.Netem(ctx, ""), srv.Drop(ctx, 22, 0))
 			},
-			// Of half the packets now and then none is answered for all of stall-timeout.
+			// At times nothing is answered on it for all of stall-timeout.
 			says: []string{"kdump-init: not done after 1m15s, told to end"}, or: "kdump-init: nothing moved for 40s, told to end", step: "core", cost: 75 * time.Second},
 		{name: "nfs-frozen", target: nfsTarget, conf: staticWords + slowly,
 			during: halfway(nfsGone), after: nfsBack,
