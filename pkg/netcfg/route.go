@@ -55,6 +55,9 @@ func usable(a netip.Addr) (route, bool) {
 	if r.local {
 		return r, true
 	}
+	if r.src.IsLoopback() { // the kernel's choice of IPv6 when only lo has an address
+		return r, false
+	}
 	if r.src.Is6() && r.src.IsLinkLocalUnicast() != a.IsLinkLocalUnicast() {
 		return r, false
 	}
