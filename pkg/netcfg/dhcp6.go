@@ -30,7 +30,7 @@ type lease6 struct {
 // client6 speaks to the servers of one link. It is known by its MAC address, so
 // that it is the same one after the next crash.
 type client6 struct {
-	dev   string
+	link  link
 	local netip.Addr // link-local
 	id    dhcpv6.DUID
 	iaid  [4]byte
@@ -40,7 +40,7 @@ type client6 struct {
 }
 
 func newClient6(l link, local netip.Addr) *client6 {
-	c := &client6{dev: l.name, local: local, began: time.Now(), id: &dhcpv6.DUIDLL{HWType: iana.HWTypeEthernet, LinkLayerAddr: l.mac}}
+	c := &client6{link: l, local: local, began: time.Now(), id: &dhcpv6.DUIDLL{HWType: iana.HWTypeEthernet, LinkLayerAddr: l.mac}}
 	copy(c.iaid[:], l.mac[max(0, len(l.mac)-4):])
 	return c
 }
@@ -52,7 +52,8 @@ const (
 
 func (c *client6) open(ctx context.Context) (wire, error) {
 	servers := netip.AddrFrom16([16]byte{0: 0xff, 1: 2, 13: 1, 15: 2}) // ff02::1:2
-	return openUDP(ctx, c.dev, netip.AddrPortFrom(c.local.WithZone(c.dev), dhcp6Client), netip.AddrPortFrom(servers.WithZone(c.dev), dhcp6Server))
+	from, to := c.local.WithZone(c.link.zone()), servers.WithZone(c.link.zone())
+	return openUDP(ctx, c.link.name, netip.AddrPortFrom(from, dhcp6Client), netip.AddrPortFrom(to, dhcp6Server))
 }
 
 func (c *client6) message(t dhcpv6.MessageType, options ...dhcpv6.Option) *dhcpv6.Message {

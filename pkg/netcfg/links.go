@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -27,6 +28,10 @@ type link struct {
 	up      bool
 	running bool // carrier, and nothing in the way: IFF_RUNNING
 }
+
+// zone is the link in an IPv6 address. It is the number, as package net keeps the
+// number of a name for a minute, in which a NIC may go and come back as another.
+func (l link) zone() string { return strconv.Itoa(l.index) }
 
 // again repeats a question to the kernel whose answer was torn: something
 // changed while it was given.

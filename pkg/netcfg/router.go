@@ -163,7 +163,7 @@ func (j *job) hearRouters(ctx context.Context, c *net.IPConn, l link, seen *rout
 	if len(l.mac) != 6 {
 		solicitation = solicitation[:8]
 	}
-	routers := &net.IPAddr{IP: net.ParseIP("ff02::2"), Zone: l.name}
+	routers := &net.IPAddr{IP: net.ParseIP("ff02::2"), Zone: l.zone()}
 	buf := make([]byte, maxDatagram)
 	next, wait := time.Now(), time.Second
 	for ctx.Err() == nil {
