@@ -58,6 +58,20 @@ func (j *job) stuck() bool {
 	return j.has(failed) && !j.has(trying)
 }
 
+// pending tells that a step may still lead to the target: the first address, or
+// what the target's family waits for when the other one has come first.
+func (j *job) pending(target []netip.Addr) bool {
+	if !j.ready() {
+		return !j.stuck()
+	}
+	return slices.ContainsFunc(target, func(a netip.Addr) bool {
+		if a.Is4() {
+			return j.has(trying, stepLease4)
+		}
+		return j.has(trying, stepSLAAC, stepLease6, stepRouter)
+	})
+}
+
 // run returns when ctx is over, or nothing is left to do.
 func (j *job) run(ctx context.Context) {
 	l, err := j.appear(ctx)
@@ -298,6 +312,9 @@ func (j *job) family6(ctx context.Context, index int) {
 	if lease {
 		j.begin(stepLease6, time.Now(), "no DHCPv6 advertisement yet")
 	}
+	if lease && !auto {
+		j.begin(stepRouter, time.Now(), "no router advertisement yet")
+	}
 	if !auto && !lease && !has(networds.Link6) {
 		return // static addresses alone
 	}
@@ -318,6 +335,7 @@ func (j *job) family6(ctx context.Context, index int) {
 	switch {
 	case lease:
 		wg.Go(func() { j.dhcp6(ctx, index, local) })
+		wg.Go(func() { j.awaitRouter(ctx, seen) })
 	case auto:
 		wg.Go(func() { j.byRouter(ctx, index, local, has(networds.Either6), seen) })
 	}

@@ -178,8 +178,7 @@ func (n *Network) await(ctx context.Context, host string) error {
 	var only time.Time // since when there is a default route
 	gaveUp := false
 	err := n.events.wait(ctx, func() bool {
-		_, pending := n.progress()
-		gaveUp = pending == 0
+		_, gaveUp = n.progress(target.found())
 		if host == "" {
 			return gaveUp
 		}
@@ -198,8 +197,8 @@ func (n *Network) await(ctx context.Context, host string) error {
 		}
 		return gaveUp && target.settled()
 	})
-	switch ready, _ := n.progress(); {
-	case err == nil && host == "" && ready > 0:
+	switch ready, _ := n.progress(nil); {
+	case err == nil && host == "" && ready:
 		return nil
 	case err == nil && host != "" && n.reachable(target):
 		return nil
@@ -220,23 +219,17 @@ func (n *Network) reachable(target *lookup) bool {
 	return slices.ContainsFunc(target.found(), func(a netip.Addr) bool { _, ok := usable(a); return ok })
 }
 
-// progress counts the interfaces that have an address, and those that may still
-// get one.
-func (n *Network) progress() (ready, pending int) {
+// progress tells whether an interface has an address, and whether nothing is to
+// come any more that may lead to the target, as far as its addresses are known.
+func (n *Network) progress(target []netip.Addr) (ready, settled bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	settled = n.nics == nil || len(n.jobs) > 0 || n.nics.has(failed)
 	for _, j := range n.jobs {
-		switch {
-		case j.ready():
-			ready++
-		case !j.stuck():
-			pending++
-		}
+		ready = ready || j.ready()
+		settled = settled && !j.pending(target)
 	}
-	if n.nics != nil && len(n.jobs) == 0 && !n.nics.has(failed) {
-		pending++
-	}
-	return ready, pending
+	return ready, settled
 }
 
 // undecided tells whether an interface with a carrier has no address yet.

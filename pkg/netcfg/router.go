@@ -238,6 +238,28 @@ func (j *job) slaac(ctx context.Context, index int, seen *routerSeen) {
 	})
 }
 
+// awaitRouter is the step of a lease of DHCPv6, which leads nowhere without a
+// router's routes.
+func (j *job) awaitRouter(ctx context.Context, seen *routerSeen) {
+	const grace = 100 * time.Millisecond // we hear it before the kernel heeds it
+	start := time.Now()
+	limit := j.n.plan.timeout(stepRouter)
+	j.n.events.wait(ctx, func() bool {
+		ra, at, asked := seen.get()
+		switch {
+		case ra != nil && time.Since(at) > grace:
+			j.forget(stepRouter)
+			return true
+		case ra != nil || time.Since(start) < limit:
+			j.begin(stepRouter, start, "no router advertisement in {} (%d solicitations sent)", asked)
+		default:
+			j.set(stepRouter, failed, "no router advertisement in %s (%d solicitations sent)", seconds(limit), asked)
+		}
+		return false
+	})
+	j.n.events.fire()
+}
+
 // global is an address of SLAAC that may be used, else one that another host
 // has.
 func (j *job) global(index int) (usable, duplicate netip.Addr) {

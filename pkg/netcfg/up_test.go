@@ -94,7 +94,7 @@ func TestNoAnswer6(t *testing.T) {
 	}
 	failing(t, 5*time.Second, []failure{
 		{"ip=eth0:auto6", "fd00::1", `eth0: carrier after [01].\d s; no router advertisement in [1234].\d s \([1-3] solicitations sent\)$`},
-		{"ip=eth0:dhcp6", "fd00::1", `eth0: carrier after [01].\d s; no DHCPv6 advertisement in \d.\d s \([1-3] solicits sent\)$`},
+		{"ip=eth0:dhcp6", "fd00::1", `eth0: carrier after [01].\d s; no DHCPv6 advertisement in \d.\d s \([1-3] solicits sent\); no router advertisement in \d.\d s \([1-3] solicitations sent\)$`},
 	})
 }
 
@@ -122,6 +122,48 @@ func TestLateServer(t *testing.T) {
 	n := c.up("ip=eth0:dhcp rd.net.timeout.dhcp=3", "10.9.0.1", 25*time.Second)
 	c.reach(n, "10.9.0.1", 2222, 5*time.Second)
 	c.log.await(`eth0: no DHCP offer in`, 1, 0)
+}
+
+// An address is no route yet: the target's may come with a later server, after
+// a first address of the other family or a lease of DHCPv6 without a router.
+func TestLateRoute(t *testing.T) {
+	if !namespace(t, "dnsmasq") {
+		return
+	}
+	const lease4, lease6, router = "--dhcp-range=10.9.0.100,10.9.0.150,255.255.255.0,2m", "--dhcp-range=fd09::1000,fd09::1fff,64,2m", "--dhcp-range=fd09::,ra-only,64,2m"
+	for _, c := range []struct {
+		words, target, early string
+		late                 []string
+	}{
+		{"ip=eth0:dhcp6", "fd09::1", lease6, []string{lease6, "--enable-ra"}},
+		{"ip=eth0:dhcp ip=eth0:dhcp6", "fd09::1", lease4, []string{lease6, "--enable-ra"}},
+		{"ip=eth0:dhcp ip=eth0:auto6", "fd09::1", lease4, []string{router, "--enable-ra"}},
+		{"", "fd09::1", lease4, []string{router, "--enable-ra"}},
+		{"", "10.9.0.1", router, []string{lease4}},
+	} {
+		t.Log(c.words, c.target)
+		p, client := newPeer(t), newClient(t)
+		p.cable("eth0", "port")
+		p.sh(server4 + "; ip addr add fd09::1/64 dev port nodad")
+		p.listen(":2222")
+		early := []string{c.early}
+		if c.early == router {
+			early = append(early, "--enable-ra")
+		}
+		kill, _ := p.dnsmasq(early...)
+		go func() {
+			for client.log.count("eth0: has") == 0 {
+				time.Sleep(20 * time.Millisecond)
+			}
+			time.Sleep(2 * time.Second)
+			kill()
+			p.dnsmasq(c.late...)
+		}()
+		n := client.up(c.words, c.target, 30*time.Second)
+		client.reach(n, c.target, 2222, 5*time.Second)
+		n.Close()
+		sh(t, "ip link del eth0")
+	}
 }
 
 // A third of all frames is lost: DHCP, DNS, ARP and TCP get through.
