@@ -156,7 +156,7 @@ const shortest = 5 * time.Second
 func (c *capture) allot(a attempt) time.Duration {
 	left := c.left() - endGrace - killGrace
 	if !a.console() {
-		left -= min(consoleTimeout, c.config().Timeout/10)
+		left -= min(consoleReserve, c.config().Timeout/10)
 	}
 	return min(a.timeout, left)
 }

@@ -55,7 +55,11 @@ func (c *capture) child(a attempt) (status int, err error) {
 		defer close(relayed)
 		relays.Wait()
 	}()
+	end := time.Now().Add(a.timeout)
 	ws, err := c.await(pid, died, a.timeout, pulse)
+	if a.console() && err == nil {
+		err = c.letOut(relayed, pulse, end)
+	}
 	select { // its last words; a grandchild may hold the pipe open for ever
 	case <-relayed:
 	case <-time.After(time.Second):
@@ -67,6 +71,25 @@ func (c *capture) child(a attempt) (status int, err error) {
 		return 0, fmt.Errorf("killed by %s", unix.SignalName(ws.Signal()))
 	}
 	return ws.ExitStatus(), nil
+}
+
+// letOut waits until the last resort has left the pipe, and then the consoles'
+// queues: the end of a kernel log is the panic. A console that goes on writing has
+// until end.
+func (c *capture) letOut(relayed <-chan struct{}, pulse *watchdog.Pulse, end time.Time) error {
+	start := time.Now()
+	for waiting := true; waiting && pulse.Alive() && time.Now().Before(end); {
+		select {
+		case <-relayed:
+			waiting = false
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+	moved := func() { c.guard.beat(consolePatience) }
+	if c.log.flush(time.Until(end), consolePatience, moved) {
+		return nil
+	}
+	return fmt.Errorf("a part of the kernel log is above, no console took all of it (waited %s after the end of it)", time.Since(start).Round(time.Second))
 }
 
 // watch says what to expect of a process: a hook knows nothing of beats.

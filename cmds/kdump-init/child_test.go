@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -9,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ukdump/ukdump/internal/console"
 	"github.com/ukdump/ukdump/pkg/config"
 )
 
@@ -100,6 +103,56 @@ func TestChildThatCannotStart(t *testing.T) {
 	c := &capture{}
 	if _, err := c.child(attempt{argv: []string{"/nonexistent"}, timeout: time.Second}); !errors.Is(err, syscall.ENOENT) {
 		t.Errorf("error %v, want ENOENT", err)
+	}
+}
+
+// The end of a kernel log is the panic: the last resort is not over before a slow
+// console has that.
+func TestLastResortOnSlowConsole(t *testing.T) {
+	dir := t.TempDir()
+	fifo := filepath.Join(dir, "console")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	serial, err := os.OpenFile(fifo, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer serial.Close()
+	c := &capture{cfg: config.Default()}
+	c.log.consoles = console.Open(filepath.Join(dir, "none"), dir)
+	defer c.log.close(100 * time.Millisecond)
+	var got bytes.Buffer
+	read := make(chan struct{})
+	go func() {
+		defer close(read)
+		for buf := make([]byte, 1024); !strings.HasSuffix(got.String(), " end\r\n"); time.Sleep(5 * time.Millisecond) {
+			n, err := serial.Read(buf)
+			if err != nil {
+				return
+			}
+			got.Write(buf[:n])
+		}
+	}()
+	const lines = 4000
+	script := fmt.Sprintf("i=0; while [ $i -lt %d ]; do echo a line of the kernel log: $i; i=$((i+1)); done; echo the end", lines)
+	a := attempt{argv: []string{"/bin/sh", "-c", script, "-"}, timeout: time.Minute}
+	if status, err := c.child(a); status != exitSaved || err != nil {
+		t.Errorf("status %d, %v", status, err)
+	}
+	select {
+	case <-read:
+	case <-time.After(10 * time.Second): // it is in the fifo
+		serial.Close()
+		<-read
+	}
+	if n := strings.Count(got.String(), "\n"); n != lines+1 {
+		t.Errorf("%d of %d lines", n, lines+1)
+	}
+
+	a.timeout = 3 * time.Second // and now nobody reads
+	if status, err := c.child(a); err == nil {
+		t.Errorf("status %d of a log that did not come out", status)
 	}
 }
 

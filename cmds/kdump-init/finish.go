@@ -57,7 +57,7 @@ func (c *capture) finish(ok bool, how string) {
 	defer func() { _ = recover() }()
 
 	c.bounded(consoleFlush+sayTimeout, func() error {
-		c.log.flush(consoleFlush) // the kernel log, of which this line is the end
+		c.log.flush(consoleFlush, consoleFlush, nil) // the kernel log, of which this line is the end
 		c.logf("%s: %s (%.1f s); next: %s", word, how, time.Since(c.start).Seconds(), action)
 		return nil
 	})

@@ -47,13 +47,12 @@ func (j *journal) close(timeout time.Duration) {
 	j.consoles, j.closed = nil, true
 }
 
-// flush waits until the consoles have what was said by now, or for timeout.
-func (j *journal) flush(timeout time.Duration) {
+// flush waits as console.Set.Flush does. Meanwhile the journal may be closed.
+func (j *journal) flush(limit, patience time.Duration, moved func()) (whole bool) {
 	j.mu.RLock()
-	defer j.mu.RUnlock()
-	if j.consoles != nil {
-		j.consoles.Flush(timeout)
-	}
+	consoles := j.consoles
+	j.mu.RUnlock()
+	return consoles == nil || consoles.Flush(limit, patience, moved)
 }
 
 func (j *journal) line(line string) {

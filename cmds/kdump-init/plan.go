@@ -98,7 +98,7 @@ func plan(cfg config.Config, elfcorehdr string) []attempt {
 		argv = append(argv, target)
 		list = append(list, attempt{argv: argv, timeout: cfg.AttemptTimeout})
 	}
-	return append(list, attempt{argv: append(common[:len(common):len(common)], "-"), timeout: consoleTimeout})
+	return append(list, attempt{argv: append(common[:len(common):len(common)], "-"), timeout: cfg.Timeout})
 }
 
 const targetTimeoutFlag = "-target-timeout"
@@ -128,9 +128,9 @@ func firstLocal(list []attempt) (a attempt, ok bool) {
 	return list[i], true
 }
 
-// consoleTimeout bounds the last resort: a serial line at 9600 baud takes two
-// minutes for a log of 128 KiB.
-const consoleTimeout = 3 * time.Minute
+// consoleReserve is kept for the last resort, which may take all that is left: a
+// serial line at 9600 baud takes two minutes for a log of 128 KiB.
+const consoleReserve = 3 * time.Minute
 
 // networkWords are those that a target's network is brought up with.
 func networkWords(cfg config.Config, target string) string {

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -22,13 +23,32 @@ type Set struct {
 
 type tty struct {
 	f     *os.File
-	lines chan line
+	lines chan string
+
+	sent, out atomic.Int64 // lines queued; those written of them
+	lost      atomic.Int64 // lines that LineWithin could not queue
+	stuckAt   atomic.Int64 // what out was when LineWithin waited in vain
 }
 
-// line is a line, or a mark between lines.
-type line struct {
-	text string
-	done chan<- struct{} // told once all before it are out; nil: of no interest
+// queue tells whether there was room for a line within patience.
+func (t *tty) queue(l string, patience time.Duration) bool {
+	select {
+	case t.lines <- l:
+		t.sent.Add(1)
+		return true
+	default:
+	}
+	if patience == 0 || t.stuckAt.Load() == t.out.Load() {
+		return false
+	}
+	select {
+	case t.lines <- l:
+		t.sent.Add(1)
+		return true
+	case <-time.After(patience):
+		t.stuckAt.Store(t.out.Load())
+		return false
+	}
 }
 
 // Open opens all active consoles below dev (/dev), as listed in the file active
@@ -54,14 +74,13 @@ func (s *Set) open(path string) {
 	if err != nil {
 		return
 	}
-	t := &tty{f: f, lines: make(chan line, queued)}
+	t := &tty{f: f, lines: make(chan string, queued)}
+	t.stuckAt.Store(-1)
 	s.ttys = append(s.ttys, t)
 	s.wg.Go(func() {
 		for l := range t.lines {
-			_, _ = t.f.WriteString(l.text) // a console that fails has nobody to tell
-			if l.done != nil {
-				l.done <- struct{}{}
-			}
+			_, _ = t.f.WriteString(l) // a console that fails has nobody to tell
+			t.out.Add(1)
 		}
 		t.f.Close()
 	})
@@ -71,40 +90,53 @@ func (s *Set) open(path string) {
 // behind loses the line.
 func (s *Set) Line(l string) {
 	for _, t := range s.ttys {
-		select {
-		case t.lines <- line{text: l + "\r\n"}:
-		default:
-		}
+		t.queue(l+"\r\n", 0)
 	}
 }
 
 // LineWithin queues a line for every console, waiting up to patience for each
-// that is behind.
+// that is behind. One that takes nothing in that time is not waited for again
+// until it has written a line.
 func (s *Set) LineWithin(l string, patience time.Duration) {
 	for _, t := range s.ttys {
-		select {
-		case t.lines <- line{text: l + "\r\n"}:
-		case <-time.After(patience):
+		if !t.queue(l+"\r\n", patience) {
+			t.lost.Add(1)
 		}
 	}
 }
 
-// Flush waits until all lines that were queued before it are out, or until timeout.
-func (s *Set) Flush(timeout time.Duration) {
-	end := time.After(timeout)
-	done := make(chan struct{}, len(s.ttys)) // room for all: one that is late blocks nobody
-	for _, t := range s.ttys {
-		select {
-		case t.lines <- line{done: done}:
-		case <-end:
-			return
-		}
+// Flush waits until all lines that were queued before it are out, until no console
+// has written one for patience, or until limit. moved, which may be nil, is called
+// while they write. whole tells that a console is there, or none, that has all of
+// them and has missed none of LineWithin's.
+func (s *Set) Flush(limit, patience time.Duration, moved func()) (whole bool) {
+	const look = 10 * time.Millisecond
+	want := make([]int64, len(s.ttys))
+	for i, t := range s.ttys {
+		want[i] = t.sent.Load()
 	}
-	for range s.ttys {
-		select {
-		case <-done:
-		case <-end:
-			return
+	start := time.Now()
+	for last, before := start, int64(-1); ; time.Sleep(look) {
+		whole = len(s.ttys) == 0
+		all, sum := true, int64(0)
+		for i, t := range s.ttys {
+			out := t.out.Load()
+			sum += out
+			all = all && out >= want[i]
+			whole = whole || out >= want[i] && t.lost.Load() == 0
+		}
+		if all {
+			return whole
+		}
+		now := time.Now()
+		if sum != before {
+			last, before = now, sum
+			if moved != nil {
+				moved()
+			}
+		}
+		if now.Sub(start) >= limit || now.Sub(last) >= patience {
+			return whole
 		}
 	}
 }
@@ -123,5 +155,4 @@ func (s *Set) Close(timeout time.Duration) {
 	case <-done:
 	case <-time.After(timeout):
 	}
-	s.ttys = nil
 }

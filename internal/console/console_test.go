@@ -88,7 +88,9 @@ func TestFlush(t *testing.T) {
 	for range lines {
 		s.Line("x")
 	}
-	s.Flush(time.Minute)
+	if !s.Flush(time.Minute, time.Minute, nil) {
+		t.Error("Flush: not whole")
+	}
 	if st, err := os.Stat(filepath.Join(dir, "console")); err != nil || st.Size() != lines*int64(len("x\r\n")) {
 		t.Errorf("after Flush, %d lines are %d bytes (%v)", lines, st.Size(), err)
 	}
@@ -109,9 +111,70 @@ func TestFlush(t *testing.T) {
 		s.Line(string(make([]byte, 1024)))
 	}
 	start := time.Now()
-	s.Flush(100 * time.Millisecond)
+	s.Flush(100*time.Millisecond, time.Minute, nil)
 	if took := time.Since(start); took < 100*time.Millisecond || took > 20*time.Second {
 		t.Errorf("Flush of a stuck console came back after %s", took)
+	}
+	start = time.Now()
+	s.Flush(time.Minute, 100*time.Millisecond, nil)
+	if took := time.Since(start); took > 20*time.Second {
+		t.Errorf("Flush of a stuck console with little patience came back after %s", took)
+	}
+	s.Close(100 * time.Millisecond)
+}
+
+// A console that takes nothing costs its patience once, and the other one gets every
+// line of a long log, at its own pace.
+func TestStuckConsoleBesideSlowOne(t *testing.T) {
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "active"), "stuck slow")
+	readers := make(map[string]*os.File)
+	for _, name := range []string{"stuck", "slow"} {
+		fifo := filepath.Join(dir, name)
+		if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		r, err := os.OpenFile(fifo, os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		readers[name] = r
+	}
+	s := Open(filepath.Join(dir, "active"), dir)
+	const lines, size = 4 * queued, 1024
+	got := make(chan int)
+	go func() {
+		n := 0
+		for buf := make([]byte, 8*size); n < lines*(size+2); time.Sleep(time.Millisecond) {
+			more, err := readers["slow"].Read(buf)
+			if n += more; err != nil {
+				break
+			}
+		}
+		got <- n
+	}()
+	const patience = 500 * time.Millisecond
+	start := time.Now()
+	for range lines {
+		s.LineWithin(string(make([]byte, size)), patience)
+	}
+	moved := 0
+	whole := s.Flush(time.Minute, patience, func() { moved++ })
+	if took := time.Since(start); took > 100*patience { // once a line it would be hundreds
+		t.Errorf("took %s", took)
+	}
+	if n := <-got; !whole || moved == 0 || n != lines*(size+2) {
+		t.Errorf("whole %v, moved %d times; the slow console has %d bytes, want %d", whole, moved, n, lines*(size+2))
+	}
+	s.Close(100 * time.Millisecond)
+
+	s = Open(filepath.Join(dir, "active"), dir) // now nobody reads from either
+	for range lines {
+		s.LineWithin(string(make([]byte, size)), 50*time.Millisecond)
+	}
+	if s.Flush(time.Minute, 100*time.Millisecond, nil) {
+		t.Error("whole, and nobody has read it")
 	}
 	s.Close(100 * time.Millisecond)
 }
