@@ -62,6 +62,13 @@ func (c *account) lose(format string, a ...any) {
 	c.lost = append(c.lost, fmt.Sprintf(format, a...))
 }
 
+// fail notes what kept the attempt from saving all, nil if nothing did.
+func (c *account) fail(err error) {
+	if err != nil {
+		c.attempt.Error = err.Error()
+	}
+}
+
 func (c *account) file(name string, size int64) {
 	c.files = append(c.files, result.File{Name: name, Bytes: size})
 }
@@ -103,7 +110,8 @@ func (a *attempt) result(status int) *result.Result {
 	r.Seconds = c.since(a.o.kmsg)
 	r.Host, r.Kernel, r.CrashTime = a.uname.Nodename, a.uname.Release, crashTime(a.core).UTC()
 	worth := []string{result.SavedNothing, result.SavedLog, result.SavedAll}
-	if slices.Index(worth, c.attempt.Saved) > slices.Index(worth, r.Saved) {
+	more := slices.Index(worth, c.attempt.Saved) - slices.Index(worth, r.Saved)
+	if more > 0 || more == 0 && !a.o.logOnly { // as much, and it knows why not the core
 		r.Saved, r.Target, r.Directory, r.Files, r.Lost = c.attempt.Saved, c.attempt.Target, a.dir, c.files, c.lost
 	}
 	if r.Saved == result.SavedNothing {
@@ -158,9 +166,7 @@ func (a *attempt) storeUnfinished() {
 // closeAccount leaves the result to the next attempt and to PID 1.
 func (a *attempt) closeAccount(status int, err error) {
 	c := a.account
-	if err != nil {
-		c.attempt.Error = err.Error()
-	}
+	c.fail(err)
 	if c.path != "" {
 		if err := a.result(status).Store(c.path); err != nil {
 			a.log.printf("result: %v", err)

@@ -120,13 +120,17 @@ func (a *attempt) save(ctx context.Context) (status int, err error) {
 	}
 	telling, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.tellingTime(errors.Join(logErr, coreErr)))
 	defer cancel()
+	a.account.fail(errors.Join(logErr, coreErr))
 	a.saveAccount(telling, status)
+	switch {
+	case status == exitSaved && !a.o.logOnly:
+		a.thinOut(ctx)
+		a.prune(ctx)
+	case logErr == nil:
+		a.boundLogs(telling)
+	}
 	switch status {
 	case exitSaved:
-		if !a.o.logOnly {
-			a.thinOut(ctx)
-			a.prune(ctx)
-		}
 		a.log.printf("saved %s on %s", a.dir, targets.Redacted(a.o.target))
 	case exitLogOnly:
 		a.log.printf("saved only the kernel log in %s on %s", a.dir, targets.Redacted(a.o.target))

@@ -9,43 +9,83 @@ import (
 	"github.com/ukdump/ukdump/pkg/targets"
 )
 
-// maxLoopLogs bounds the directories of a crash loop between its first and its
-// newest: a machine that crashes every minute makes them for ever.
-const maxLoopLogs = 64
+// maxLogs bounds the directories without a core: a machine that crashes every minute
+// makes them for ever.
+const maxLogs = 64
 
-// thinOut takes the cores out of the dumps between the first and the newest one of a
-// crash loop, so that it neither fills the target nor has retention remove the
-// first. Logs stay. It runs only after a success.
-func (a *attempt) thinOut(ctx context.Context) {
+// crashes are the dump directories of this host, in order of time. ok is false when
+// this crash is not the last of them: the clock was set back, and who knows then what
+// came first.
+func (a *attempt) crashes(ctx context.Context) (dirs []string, ok bool, err error) {
 	entries, err := a.target.List(ctx, "")
-	if err != nil {
-		a.log.printf("crash loop: %v", err)
-		return
-	}
 	host, _, _ := splitName(a.dir)
-	var dirs []string
 	for _, e := range entries {
 		if h, _, ok := splitName(e.Name); e.Dir && ok && h == host {
 			dirs = append(dirs, e.Name)
 		}
 	}
 	slices.SortFunc(dirs, crashOrder)
-	between := loopOf(dirs, a.o.loop.Crashes, time.Duration(a.o.loop.Minutes)*time.Minute)
-	if len(between) == 0 || dirs[len(dirs)-1] != a.dir { // the clock was set back: who knows what is first
+	return dirs, err == nil && len(dirs) > 0 && dirs[len(dirs)-1] == a.dir, err
+}
+
+// loop is what lies before this crash in its crash loop, of all crashes of this host.
+func (a *attempt) loop(dirs []string) []string {
+	return loopOf(dirs, a.o.loop.Crashes, time.Duration(a.o.loop.Minutes)*time.Minute)
+}
+
+// thinOut takes the cores out of the dumps between the first and the newest one of a
+// crash loop, so that it neither fills the target nor has retention remove the
+// first. Logs stay. It runs only after a success.
+func (a *attempt) thinOut(ctx context.Context) {
+	dirs, ok, err := a.crashes(ctx)
+	if err != nil {
+		a.log.printf("crash loop: %v", err)
+	}
+	loop := a.loop(dirs)
+	if !ok || len(loop) == 0 {
 		return
 	}
+	host, _, _ := splitName(a.dir)
 	a.log.printf("crash loop: more than %d crashes of %s in %d minutes; of those before, all but the first keep their logs only", a.o.loop.Crashes, host, a.o.loop.Minutes)
-	for i, dir := range between {
+	// The first crash may have no core here.
+	core := slices.IndexFunc(loop, func(dir string) bool { return a.isComplete(ctx, dir) })
+	for i, dir := range loop {
 		a.beat.Beat(removeGrace)
-		if i < len(between)-maxLoopLogs {
+		switch {
+		case i == 0 || i == core:
+		case i < len(loop)-maxLogs:
 			err = a.target.Remove(ctx, dir)
-		} else {
+		default:
 			err = a.removeCore(ctx, dir)
 		}
 		if err != nil {
 			a.log.printf("crash loop: %v", err)
 			return
 		}
+	}
+}
+
+// boundLogs removes the oldest directories without a core, after one more has come.
+// The first of a crash loop stays.
+func (a *attempt) boundLogs(ctx context.Context) {
+	dirs, ok, err := a.crashes(ctx)
+	if err != nil {
+		a.log.printf("retention: %v", err)
+	}
+	if !ok || len(dirs) <= maxLogs {
+		return
+	}
+	loop := a.loop(dirs)
+	for _, dir := range dirs[:len(dirs)-maxLogs] {
+		a.beat.Beat(removeGrace)
+		if a.isComplete(ctx, dir) || len(loop) > 0 && dir == loop[0] {
+			continue
+		}
+		if err := a.target.Remove(ctx, dir); err != nil {
+			a.log.printf("retention: %v", err)
+			return
+		}
+		a.log.printf("retention: removed %s, which has no core", dir)
 	}
 }
 
@@ -78,10 +118,10 @@ func splitName(name string) (host string, at time.Time, ok bool) {
 	return strings.Join(parts[:n-2], "-"), at, err == nil
 }
 
-// loopOf is what lies between the first and the last dump of the crash loop that the
-// last of dirs, in order of time, belongs to. A loop goes on for as long as each
-// crash comes within the time of the one n before it.
-func loopOf(dirs []string, n int, within time.Duration) (between []string) {
+// loopOf is what lies before the last of dirs, in order of time, in the crash loop that
+// it belongs to. A loop goes on for as long as each crash comes within the time of the
+// one n before it.
+func loopOf(dirs []string, n int, within time.Duration) []string {
 	if n == 0 {
 		return nil
 	}
@@ -93,8 +133,8 @@ func loopOf(dirs []string, n int, within time.Duration) (between []string) {
 	for i := len(dirs) - 1; i >= n && times[i].Sub(times[i-n]) <= within; i-- {
 		first = i - n
 	}
-	if first >= len(dirs)-1 {
+	if first < 0 || first == len(dirs)-1 {
 		return nil
 	}
-	return dirs[first+1 : len(dirs)-1]
+	return dirs[first : len(dirs)-1]
 }

@@ -22,24 +22,24 @@ func TestLoopOf(t *testing.T) {
 		name    string
 		minutes []int
 		n       int
-		between []int
+		loop    []int
 	}{
 		{"none", nil, 2, nil},
 		{"one", []int{0}, 2, nil},
 		{"as many as allowed", []int{0, 1}, 2, nil},
-		{"one more", []int{0, 1, 2}, 2, []int{1}},
-		{"just within", []int{0, 1, 60}, 2, []int{1}},
+		{"one more", []int{0, 1, 2}, 2, []int{0, 1}},
+		{"just within", []int{0, 1, 60}, 2, []int{0, 1}},
 		{"just over", []int{0, 1, 61}, 2, nil},
 		{"all within, but off", []int{0, 1, 2, 3}, 0, nil},
-		{"one long before", []int{-1000, 0, 1, 2}, 2, []int{1}},
-		{"longer than its time", []int{0, 20, 40, 60, 80, 100, 120}, 2, []int{20, 40, 60, 80, 100}},
-		{"a second loop", []int{0, 1, 2, 1000, 1001, 1002, 1003}, 2, []int{1001, 1002}},
+		{"one long before", []int{-1000, 0, 1, 2}, 2, []int{0, 1}},
+		{"longer than its time", []int{0, 20, 40, 60, 80, 100, 120}, 2, []int{0, 20, 40, 60, 80, 100}},
+		{"a second loop", []int{0, 1, 2, 1000, 1001, 1002, 1003}, 2, []int{1000, 1001, 1002}},
 	} {
 		var dirs, want []string
 		for _, m := range tt.minutes {
 			dirs = append(dirs, dirAt("a-b", m))
 		}
-		for _, m := range tt.between {
+		for _, m := range tt.loop {
 			want = append(want, dirAt("a-b", m))
 		}
 		if got := loopOf(dirs, tt.n, time.Hour); !slices.Equal(got, want) {
@@ -48,20 +48,23 @@ func TestLoopOf(t *testing.T) {
 	}
 }
 
+func put(t *testing.T, dir string, files ...string) {
+	t.Helper()
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		if err := os.WriteFile(filepath.Join(dir, f), []byte(f), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // The first and the newest keep their cores; another host's, one long before, and
 // what is no dump are nobody's business.
 func TestCrashLoop(t *testing.T) {
 	root := t.TempDir()
-	put := func(dir string, files ...string) {
-		if err := os.MkdirAll(filepath.Join(root, dir), 0o700); err != nil {
-			t.Fatal(err)
-		}
-		for _, f := range files {
-			if err := os.WriteFile(filepath.Join(root, dir, f), []byte(f), 0o600); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
+	put := func(dir string, files ...string) { put(t, filepath.Join(root, dir), files...) }
 	before, first, second, torn, other := dirAt("router-7", -500), dirAt("router-7", -40), dirAt("router-7", -30), dirAt("router-7", -20), dirAt("router-8", -25)
 	for _, d := range []string{before, first, second, other} {
 		put(d, "vmcore", "vmcore-dmesg.txt")
@@ -91,24 +94,51 @@ func TestCrashLoop(t *testing.T) {
 	}
 }
 
+// Of a loop whose first crash left no core here, the first core that there is stays.
+func TestCrashLoopWithoutFirstCore(t *testing.T) {
+	root := t.TempDir()
+	for i, files := range []string{"vmcore-dmesg.txt", "vmcore", "vmcore", "vmcore"} {
+		put(t, filepath.Join(root, dirAt("router-7", -40+10*i)), files)
+	}
+	save(t, root, vmcoretest.File(t, machine), "-reserve", "0", "-crash-loop", "3/60").want(t, exitSaved)
+	for minute, want := range map[int]bool{-30: true, -20: false, -10: false} {
+		if _, err := os.Stat(filepath.Join(root, dirAt("router-7", minute), "vmcore")); (err == nil) != want {
+			t.Errorf("minute %d: %v, want a core: %v", minute, err, want)
+		}
+	}
+}
+
 // A loop that never ends has bounded directories.
 func TestCrashLoopForEver(t *testing.T) {
 	root := t.TempDir()
-	for i := range maxLoopLogs + 4 {
-		dir := filepath.Join(root, dirAt("router-7", i-maxLoopLogs-4))
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(dir, "vmcore-dmesg.txt"), nil, 0o600); err != nil {
-			t.Fatal(err)
-		}
+	for i := range maxLogs + 4 {
+		put(t, filepath.Join(root, dirAt("router-7", i-maxLogs-4)), "vmcore-dmesg.txt")
 	}
 	save(t, root, vmcoretest.File(t, machine), "-reserve", "0").want(t, exitSaved)
 	dirs, _ := filepath.Glob(root + "/*")
-	if len(dirs) != maxLoopLogs+2 {
-		t.Errorf("%d directories, want the first, the newest and %d", len(dirs), maxLoopLogs)
+	if len(dirs) != maxLogs+2 {
+		t.Errorf("%d directories, want the first, the newest and %d", len(dirs), maxLogs)
 	}
-	if _, err := os.Stat(filepath.Join(root, dirAt("router-7", -maxLoopLogs-4))); err != nil {
+	if _, err := os.Stat(filepath.Join(root, dirAt("router-7", -maxLogs-4))); err != nil {
 		t.Errorf("the first: %v", err)
+	}
+}
+
+// Crashes of which only the log fits, day after day, do not fill the target; a core
+// is never removed for it.
+func TestLogsForEver(t *testing.T) {
+	for _, flags := range [][]string{{"-log-only"}, {"-reserve", "1000T"}} {
+		root := t.TempDir()
+		const day = 24 * 60
+		for i := range maxLogs + 4 {
+			put(t, filepath.Join(root, dirAt("router-7", (i-maxLogs-4)*day)), "vmcore-dmesg.txt")
+		}
+		core := filepath.Join(root, dirAt("router-7", -1000*day))
+		put(t, core, "vmcore")
+		save(t, root, vmcoretest.File(t, machine), flags...)
+		dirs, _ := filepath.Glob(root + "/*")
+		if len(dirs) != maxLogs+1 || !slices.Contains(dirs, core) {
+			t.Errorf("%s: %d directories, want %d and the one with a core", flags, len(dirs), maxLogs)
+		}
 	}
 }
