@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,7 +29,12 @@ func (c *capture) attempts() error {
 		}
 		best = c.safe(best)
 	}
+	untold := false // an attempt died, and nobody was told how
 	for i, a := range list {
+		if a.console() && untold {
+			c.tell(witness(list, c.result()))
+			best = c.safe(best)
+		}
 		if a.console() && best == exitLogOnly {
 			break // the log is safe on a target already
 		}
@@ -37,19 +43,20 @@ func (c *capture) attempts() error {
 		case err != nil:
 			c.logf("%v", err)
 			best = c.safe(best)
+			untold = untold || !errors.Is(err, errLeftBehind)
 		case status == exitSaved && a.console():
 			c.tellAll()
 			return errors.New("no target could be used, the kernel log is above")
 		case status == exitSaved:
 			c.saved = "crash saved on " + a.target()
-			c.tellLocally(a, list[i+1:])
+			c.tell(behind(list, i, c.result()))
 			return nil
 		case status == exitLogOnly:
-			best = status
+			best, untold = status, false
 			c.saved = "only the kernel log saved on " + a.target()
-			c.logf("%s: %s", c.saved, whyNot(result.RunPath, a, status))
+			c.logf("%s: %s", c.saved, whyNot(c.result(), a, status))
 		default:
-			c.logf("nothing saved on %s: %s", a.target(), whyNot(result.RunPath, a, status))
+			c.logf("nothing saved on %s: %s", a.target(), whyNot(c.result(), a, status))
 		}
 	}
 	c.tellAll()
@@ -59,11 +66,20 @@ func (c *capture) attempts() error {
 	return errors.New("nothing could be saved")
 }
 
+// result is what the attempts have told by now.
+func (c *capture) result() *result.Result {
+	r, err := result.Load(result.RunPath)
+	if err != nil { // none has
+		return &result.Result{Saved: result.SavedNothing}
+	}
+	return r
+}
+
 // safe is what the best attempt by now has saved, with those that could not tell by
 // their exit status.
 func (c *capture) safe(best int) int {
-	r, err := result.Load(result.RunPath)
-	if err != nil || r.Saved != result.SavedLog {
+	r := c.result()
+	if r.Saved != result.SavedLog {
 		return best
 	}
 	c.saved = "only the kernel log saved on " + r.Target
@@ -72,7 +88,7 @@ func (c *capture) safe(best int) int {
 
 // tellAll says in one line what became of all attempts.
 func (c *capture) tellAll() {
-	if r, err := result.Load(result.RunPath); err == nil {
+	if r := c.result(); len(r.Attempts) > 0 {
 		c.logf("%s", r)
 	}
 }
@@ -105,9 +121,8 @@ func (c *capture) try(a attempt) (status int, err error) {
 
 // whyNot is the reason that an attempt has told of, in one line that names its target
 // already.
-func whyNot(path string, a attempt, status int) string {
-	r, err := result.Load(path)
-	if err == nil && len(r.Attempts) > 0 {
+func whyNot(r *result.Result, a attempt, status int) string {
+	if len(r.Attempts) > 0 {
 		if last := r.Attempts[len(r.Attempts)-1]; last.Target == a.target() && last.Error != "" {
 			return strings.NewReplacer("\n", "; ", a.target(), "it").Replace(last.Error)
 		}
@@ -117,26 +132,19 @@ func whyNot(path string, a attempt, status int) string {
 
 // note writes down an attempt that could not do it itself.
 func (c *capture) note(a attempt, why error, took time.Duration) {
-	r, err := result.Load(result.RunPath)
-	if err != nil {
-		r = &result.Result{Saved: result.SavedNothing}
-	}
+	r := c.result()
 	r.Died(a.target(), why, took)
 	if err := r.Store(result.RunPath); err != nil {
 		c.logf("result: %v", err)
 	}
 }
 
-// tellTimeout bounds what is done for a crash that is safe already.
+// tellTimeout bounds what is done for a crash that is safe already, or lost.
 const tellTimeout = time.Minute
 
-// tellLocally leaves the kernel log and the result on the first disk behind a server
-// that has the dump: the production system can read them there.
-func (c *capture) tellLocally(done attempt, rest []attempt) {
-	if !done.network() {
-		return
-	}
-	a, ok := firstLocal(rest)
+// tell leaves the kernel log, the log of the capture and the result so far on a
+// target, where the production system can read them.
+func (c *capture) tell(a attempt, ok bool) {
 	if !ok {
 		return
 	}
@@ -145,6 +153,33 @@ func (c *capture) tellLocally(done attempt, rest []attempt) {
 	if _, err := c.try(a); err != nil {
 		c.logf("%v", err)
 	}
+}
+
+// witness is whom to tell that an attempt died on the way: the target that has the
+// kernel log, else the first one on this machine.
+func witness(list []attempt, r *result.Result) (a attempt, ok bool) {
+	if r.Saved == result.SavedLog {
+		if i := slices.IndexFunc(list, func(a attempt) bool { return a.target() == r.Target }); i >= 0 {
+			return list[i], true
+		}
+	}
+	return firstLocal(list)
+}
+
+// behind is whom to tell that attempt i has saved everything: a disk that has only the
+// kernel log, since it came before; or, of a server, the first one behind it.
+func behind(list []attempt, i int, r *result.Result) (a attempt, ok bool) {
+	for _, a := range list[:i] {
+		if a.local() && slices.ContainsFunc(r.Attempts, func(done result.Attempt) bool {
+			return done.Target == a.target() && done.Saved == result.SavedLog
+		}) {
+			return a, true
+		}
+	}
+	if !list[i].network() {
+		return a, false
+	}
+	return firstLocal(list[i+1:])
 }
 
 // shortest is the shortest time that is worth an attempt.

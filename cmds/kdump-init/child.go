@@ -199,8 +199,15 @@ func (c *capture) await(pid int, died <-chan death, timeout time.Duration, pulse
 		case <-time.After(s.grace):
 		}
 	}
-	return 0, fmt.Errorf("%s and does not die, left behind", why)
+	return 0, fmt.Errorf("%s and %w", why, errLeftBehind)
 }
+
+// errLeftBehind is an attempt that sleeps in the kernel, most likely for its target.
+const errLeftBehind attemptError = "does not die, left behind"
+
+type attemptError string
+
+func (e attemptError) Error() string { return string(e) }
 
 // childEnv bounds the attempt's memory: its Go heap may take half of what is
 // available, so that page cache and kernel have the rest. The first of two

@@ -142,21 +142,65 @@ func TestRunShowsThePlan(t *testing.T) {
 
 // The console tells why a target was given up, and not only a number.
 func TestWhyNot(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "result.json")
 	a := attempt{argv: []string{savecorePath, "sftp://h/x"}}
-	if got := whyNot(path, a, 1); got != "savecore: exit status 1" {
+	if got := whyNot(&result.Result{}, a, 1); got != "savecore: exit status 1" {
 		t.Errorf("without a result: %q", got)
 	}
 	r := &result.Result{Attempts: []result.Attempt{{Target: "sftp://h/x", Error: "open sftp://h/x: no route\nno cable"}}}
-	if err := r.Store(path); err != nil {
-		t.Fatal(err)
-	}
-	if got := whyNot(path, a, 1); got != "open it: no route; no cable" {
+	if got := whyNot(r, a, 1); got != "open it: no route; no cable" {
 		t.Errorf("with one: %q", got)
 	}
 	a.argv[1] = "disk:///x?dev=/dev/vda"
-	if got := whyNot(path, a, 3); got != "savecore: exit status 3" {
+	if got := whyNot(r, a, 3); got != "savecore: exit status 3" {
 		t.Errorf("with that of another target: %q", got)
+	}
+}
+
+// Who has only the log learns where the core went, or how it was lost.
+func TestWhoIsTold(t *testing.T) {
+	const a, b, nfs, sftp = "disk:///a?dev=LABEL=A", "disk:///b?dev=LABEL=B", "nfs://h/x", "sftp://u@h/y?key=/k&known_hosts=/h"
+	for _, tt := range []struct {
+		targets       []string
+		log           string // the target that has it
+		saved         int    // the attempt that has everything, -1: none
+		behind, knows string
+	}{
+		{[]string{a}, a, -1, "", a},
+		{[]string{a}, "", -1, "", a}, // to try it again costs a minute at most
+		{[]string{nfs}, "", -1, "", ""},
+		{[]string{nfs}, nfs, -1, "", nfs},
+		{[]string{nfs, a}, a, 0, a, a},
+		{[]string{nfs, a}, "", 0, a, a},
+		{[]string{a, nfs}, a, 1, a, a},
+		{[]string{a, nfs}, "", 1, "", a}, // that disk took nothing
+		{[]string{a, nfs, b}, "", 1, b, a},
+		{[]string{a, b}, a, 1, a, a},
+		{[]string{a, b}, "", 1, "", a},
+		{[]string{nfs, sftp, b}, b, 2, "", b},
+	} {
+		cfg := config.Default()
+		cfg.Targets = tt.targets
+		list := plan(cfg, "")
+		r := &result.Result{Saved: result.SavedNothing}
+		if tt.log != "" {
+			r.Saved, r.Target = result.SavedLog, tt.log
+			r.Attempts = []result.Attempt{{Target: tt.log, Saved: result.SavedLog}}
+		}
+		is := func(a attempt, ok bool) string {
+			if !ok {
+				return ""
+			}
+			return a.target()
+		}
+		if got := is(witness(list, r)); got != tt.knows {
+			t.Errorf("%q, log on %q, nothing more: told %q, want %q", tt.targets, tt.log, got, tt.knows)
+		}
+		if tt.saved < 0 {
+			continue
+		}
+		if got := is(behind(list, tt.saved, r)); got != tt.behind {
+			t.Errorf("%q, log on %q, all by %d: told %q, want %q", tt.targets, tt.log, tt.saved, got, tt.behind)
+		}
 	}
 }
 
