@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -14,6 +15,13 @@ const (
 	// atOnce bounds the devices that are read at the same time: each one has
 	// a buffer of 8 KiB and, while it does not answer, a thread.
 	atOnce = 16
+
+	// slow is when a device that does not answer counts as one of them no more:
+	// all disks of a dead controller must not keep others from being asked.
+	slow = 300 * time.Millisecond
+
+	// most bounds all that are asked and have not answered.
+	most = 128
 
 	// patience is how long a look at all devices waits for those that do not
 	// answer, before what the others said counts.
@@ -25,8 +33,8 @@ const (
 	// calm is the least time between two looks.
 	calm = 50 * time.Millisecond
 
-	// grace is how long devices may still answer that were asked when the time
-	// ran out.
+	// grace is how long devices may still answer that were asked when the one that
+	// is looked for has answered, or when the time ran out.
 	grace = 200 * time.Millisecond
 
 	// mostShown bounds the devices in an error message.
@@ -139,7 +147,7 @@ func newSearch(sys system, spec Spec, logf func(string, ...any)) *search {
 }
 
 // look asks every device once, and returns when all have answered, after
-// patience, or soon after ctx ends.
+// patience, or soon after the one that is looked for has answered, or ctx ends.
 func (s *search) look(ctx context.Context) {
 	names, err := s.sys.names()
 	s.listErr = err
@@ -156,10 +164,13 @@ func (s *search) look(ctx context.Context) {
 		s.ask(s.spec.Value, s.spec.Value)
 	}
 	enough, ended := time.After(patience), ctx.Done()
-	for len(s.busy) > 0 {
+	for found := false; len(s.busy) > 0; {
 		select {
 		case a := <-s.answers:
 			s.take(a)
+			if _, _, ok := s.match(false); ok && !found {
+				found, enough = true, time.After(grace)
+			}
 		case <-enough:
 			return
 		case <-ended:
@@ -173,6 +184,9 @@ func (s *search) ask(name, path string) {
 	if s.busy[name] {
 		return
 	}
+	if len(s.busy) >= most {
+		return // the next look may have room
+	}
 	s.busy[name] = true
 	go func() {
 		select {
@@ -180,8 +194,11 @@ func (s *search) ask(name, path string) {
 		case <-s.done:
 			return
 		}
+		free := sync.OnceFunc(func() { <-s.slots })
+		late := time.AfterFunc(slow, free)
 		d := s.sys.probe(name, path)
-		<-s.slots
+		late.Stop()
+		free()
 		select {
 		case s.answers <- answer{name, d}:
 		case <-s.done:
@@ -203,9 +220,18 @@ func (s *search) sorted() []Device {
 	return slices.CompactFunc(all, func(a, b Device) bool { return a.Name == b.Name && a.Path == b.Path })
 }
 
-// choose takes the first match. The devices of one btrfs are one match, and
-// all of them are waited for until the last moment.
+// choose is match, and tells of the others that match.
 func (s *search) choose(last bool) (Device, bool) {
+	d, others, ok := s.match(last)
+	if len(others) > 0 {
+		s.logf("%s is on %s and on %s: taking %s", s.spec, d.Name, strings.Join(others, ", "), d.Name)
+	}
+	return d, ok
+}
+
+// match takes the first device that matches. The devices of one btrfs are one match,
+// and all of them are waited for until the last moment.
+func (s *search) match(last bool) (d Device, others []string, ok bool) {
 	var matches []Device
 	for _, d := range s.sorted() {
 		if s.spec.matches(d) {
@@ -213,24 +239,23 @@ func (s *search) choose(last bool) (Device, bool) {
 		}
 	}
 	if len(matches) == 0 {
-		return Device{}, false
+		return Device{}, nil, false
 	}
-	d := matches[0]
+	d = matches[0]
 	d.Members = s.members(d)
-	if d.Devices > uint64(max(1, len(d.Members))) && !last {
-		return Device{}, false
+	if !d.Complete() && !last {
+		return Device{}, nil, false
 	}
-	var others []string
 	for _, o := range matches[1:] {
 		if o.Path != d.Path && !slices.Contains(d.Members, o.Path) {
 			others = append(others, o.Name)
 		}
 	}
-	if len(others) > 0 {
-		s.logf("%s is on %s and on %s: taking %s", s.spec, d.Name, strings.Join(others, ", "), d.Name)
-	}
-	return d, true
+	return d, others, true
 }
+
+// Complete tells whether all devices of a btrfs were found.
+func (d Device) Complete() bool { return d.Devices <= uint64(max(1, len(d.Members))) }
 
 // members are the devices that the kernel has to be told of to mount d.
 func (s *search) members(d Device) []string {

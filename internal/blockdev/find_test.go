@@ -203,6 +203,31 @@ func TestFindOneDeviceHangs(t *testing.T) {
 	}
 }
 
+// The disks of a dead controller, more than are asked at once, keep nobody from being
+// found, nor do they make it late. Here their uevent is a pipe that nobody writes to.
+func TestFindManyDevicesHang(t *testing.T) {
+	f := newFake(t)
+	for i := range 3 * atOnce {
+		name := fmt.Sprintf("sd%03d", i)
+		f.add("", name, "/nonexistent", "")
+		pipe := filepath.Join(f.sys, "devices", name, "uevent")
+		if err := errors.Join(os.Remove(pipe), syscall.Mkfifo(pipe, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		defer os.OpenFile(pipe, os.O_RDWR, 0) // who waits goes on
+	}
+	file := image(t, 32<<20, "mkfs.ext4", "-q", "-L", "CRASH")
+	time.AfterFunc(300*time.Millisecond, func() { f.add("", "vda", file, "") })
+	start := time.Now()
+	d, err := f.find(20*time.Second, "LABEL=CRASH", &logged{})
+	if err != nil || d.Name != "vda" {
+		t.Errorf("%+v, %v", d, err)
+	}
+	if took := time.Since(start); took > 10*time.Second {
+		t.Errorf("found after %s", took)
+	}
+}
+
 func TestFindLateDevice(t *testing.T) {
 	f := newFake(t)
 	file := image(t, 32<<20, "mkfs.ext4", "-q", "-L", "CRASH")
