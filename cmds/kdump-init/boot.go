@@ -279,7 +279,8 @@ func (c *capture) targetsThere() bool {
 		if err != nil {
 			return false
 		}
-		if _, err := blockdev.Find(ctx, spec, func(string, ...any) {}); err != nil {
+		d, err := blockdev.Find(ctx, spec, func(string, ...any) {})
+		if err != nil || !d.Complete() {
 			return false
 		}
 	}
