@@ -210,9 +210,16 @@ func (kernel) power(command int) error {
 }
 
 // crash does without a kernel that is in order: SysRq-b, and then, without PID 1,
-// the kernel panics and panic= on its command line reboots.
+// the kernel panics and panic= on its command line reboots. It does not while a thread
+// of PID 1 sleeps in a driver (do_exit, kernel/exit.c), but that is a hung task then.
 func (kernel) crash() {
 	go func() { _ = os.WriteFile("/proc/sysrq-trigger", []byte("b"), 0) }()
 	time.Sleep(rebootTimeout)
+	go func() {
+		const dir = "/proc/sys/kernel/"
+		_ = os.WriteFile(dir+"hung_task_timeout_secs", []byte("10"), 0)
+		_ = os.WriteFile(dir+"hung_task_panic", []byte("1"), 0)
+	}()
+	time.Sleep(time.Second)
 	os.Exit(1)
 }
