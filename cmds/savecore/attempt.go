@@ -293,6 +293,9 @@ func (a *attempt) reach(ctx context.Context, name string, within time.Duration, 
 	return a.account.step(name, func() error { return step(ctx) })
 }
 
+// moduleTimeout is how long a driver may look for its hardware.
+const moduleTimeout = 30 * time.Second
+
 // loadDriver loads the modules that a capture image has for a file system, or for
 // the network. Elsewhere there is no list, and the kernel gets its modules by itself.
 func loadDriver(ctx context.Context, fstype string) error {
@@ -301,6 +304,9 @@ func loadDriver(ctx context.Context, fstype string) error {
 		return err
 	}
 	o := modules.Options{Cmdline: string(line)}
+	if until, ok := ctx.Deadline(); ok { // a driver that hangs leaves time for the others
+		o.PerModule = min(moduleTimeout, time.Until(until)/4)
+	}
 	if fstype == modules.NetList {
 		o.Devices = "/sys"
 	}
