@@ -111,7 +111,7 @@ func (a *attempt) result(status int) *result.Result {
 	r.Host, r.Kernel, r.CrashTime = a.uname.Nodename, a.uname.Release, crashTime(a.core).UTC()
 	worth := []string{result.SavedNothing, result.SavedLog, result.SavedAll}
 	more := slices.Index(worth, c.attempt.Saved) - slices.Index(worth, r.Saved)
-	if more > 0 || more == 0 && !a.o.logOnly { // as much, and it knows why not the core
+	if more > 0 || more == 0 && status == exitLogOnly { // as much, and it knows why not the core
 		r.Saved, r.Target, r.Directory, r.Files, r.Lost = c.attempt.Saved, c.attempt.Target, a.dir, c.files, c.lost
 	}
 	if r.Saved == result.SavedNothing {

@@ -178,7 +178,8 @@ func (o *options) check() error {
 	case o.stallTimeout <= 0:
 		return fmt.Errorf("-stall-timeout %s: want a time such as 2m", o.stallTimeout)
 	}
-	if _, errs := o.plan(); len(errs) > 0 {
+	// A capture does what it can with them.
+	if _, errs := o.plan(); len(errs) > 0 && !o.kmsg {
 		return fmt.Errorf("-network: %w", errs[0])
 	}
 	if o.elfcorehdr != "" {

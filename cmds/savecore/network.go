@@ -36,7 +36,10 @@ func (a *attempt) bringNetwork(ctx context.Context, o *targets.Options) error {
 	if err := loadDriver(ctx, modules.NetList); err != nil {
 		a.log.printf("network drivers: %v", err) // whether it mattered is seen now
 	}
-	plan, _ := a.o.plan() // its errors were told when the command line was read
+	plan, wrong := a.o.plan()
+	for _, err := range wrong {
+		a.log.printf("network: %v; what else is asked for counts", err)
+	}
 	if a.network, err = plan.Up(ctx, spec.Host, netcfg.Options{Log: a.log.printf}); err != nil {
 		return err
 	}

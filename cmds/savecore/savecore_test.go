@@ -747,6 +747,32 @@ func TestLogFirstThenAll(t *testing.T) {
 	}
 }
 
+// Where the core does not follow the log, the result beside the log says why.
+func TestLogFirstThenNoRoom(t *testing.T) {
+	core, root := vmcoretest.File(t, machine), t.TempDir()
+	t.Setenv(result.PathVariable, filepath.Join(t.TempDir(), "result.json"))
+	save(t, root, core, "-log-only").want(t, exitSaved)
+	save(t, root, core, "-reserve", "1000T").want(t, exitLogOnly)
+	r, err := result.Newest(root)
+	if err != nil || len(r.Attempts) != 2 || !strings.Contains(r.Attempts[1].Error, "no space") ||
+		len(r.Lost) != 1 || !strings.HasPrefix(r.Lost[0], "the core: ") || !strings.Contains(r.Lost[0], "reserved") {
+		t.Errorf("result: %+v, %v", r, err)
+	}
+}
+
+// Words that contradict each other are an error of the command line; a capture does
+// without them.
+func TestNetworkWordsOfACapture(t *testing.T) {
+	args := []string{"-network", "bond=bond0:eth0,eth1 ip=bond0:dhcp bridge=br0:eth0", "nfs://10.0.0.9/x"}
+	if _, err := parse(args, io.Discard); err == nil || !strings.Contains(err.Error(), "-network: ") {
+		t.Errorf("by hand: %v", err)
+	}
+	o, err := parse(append([]string{"-kmsg"}, args...), io.Discard)
+	if _, wrong := o.plan(); err != nil || len(wrong) == 0 {
+		t.Errorf("in a capture: %v, %v", err, wrong)
+	}
+}
+
 // A reader that gives one piece and then waits for ever, as a server behind a bad line.
 type stuckFile struct {
 	targets.File
