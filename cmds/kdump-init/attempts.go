@@ -96,6 +96,9 @@ func (c *capture) tellAll() {
 // try makes an attempt, if there is time for it, and sees to it that the result
 // tells of it.
 func (c *capture) try(a attempt) (status int, err error) {
+	if c.ending.Load() {
+		select {} // finish has ended the attempt before, and unmounts now
+	}
 	if a.timeout = c.allot(a); a.timeout < shortest {
 		return exitNothing, fmt.Errorf("no time is left for %s", a.target())
 	}

@@ -121,7 +121,6 @@ func TestLastResortOnSlowConsole(t *testing.T) {
 	defer serial.Close()
 	c := &capture{cfg: config.Default()}
 	c.log.consoles = console.Open(filepath.Join(dir, "none"), dir)
-	defer c.log.close(100 * time.Millisecond)
 	var got bytes.Buffer
 	read := make(chan struct{})
 	go func() {

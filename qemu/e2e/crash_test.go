@@ -210,6 +210,8 @@ func testKilled(t *testing.T, l *lab) {
 		t.Errorf("files: %s, want vmcore-incomplete and no vmcore", got)
 	}
 	contains(t, dir, "vmcore-dmesg.txt", unique)
+	contains(t, dir, "capture.log", "savecore: killed by SIGKILL")
+	contains(t, dir, "result.json", "killed by SIGKILL")
 	head := make([]byte, 428)
 	f, err := os.Open(filepath.Join(dir, "vmcore-incomplete"))
 	if err != nil {
