@@ -220,6 +220,19 @@ func want(t *testing.T, res *rig.Result, texts ...string) {
 	}
 }
 
+// found is what the group of pattern has where the console says it, which it must.
+func found(t *testing.T, res *rig.Result, pattern string) string {
+	t.Helper()
+	re := regexp.MustCompile(pattern)
+	for _, line := range res.Lines {
+		if m := re.FindStringSubmatch(line.Text); m != nil {
+			return m[1]
+		}
+	}
+	t.Fatalf("the console does not say %s", pattern)
+	return ""
+}
+
 // oneDirectory is the dump directory, which must be the only one.
 func oneDirectory(t *testing.T, res *rig.Result) string {
 	t.Helper()
