@@ -54,7 +54,7 @@ func bitten(t *testing.T, res *rig.Result) {
 			back = line.At
 		}
 	}
-	if took := back - stopped; stopped == 0 || took < 9*time.Second || took > 2*time.Minute { // a busy host is slow
+	if took := back - stopped; stopped == 0 || took < 5*time.Second || took > 2*time.Minute { // a busy host is slow, and the last feeding some time before
 		t.Errorf("the next kernel came %s after savecore was stopped, want 10 s and some", took)
 	} else {
 		t.Logf("reset, and the next kernel up, %s after savecore was stopped", took)
