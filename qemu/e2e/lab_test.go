@@ -120,7 +120,7 @@ type setup struct {
 // run makes the crash. It fails the test unless production came back.
 func (l *lab) run(t *testing.T, kernel string, s setup) *rig.Result {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Minute) // waiting for others included
 	defer cancel()
 	res, err := l.Run(ctx, l.prepare(ctx, t, kernel, s))
 	if err != nil {
