@@ -43,14 +43,14 @@ check: setup
 	$(GO) vet ./...
 	cd qemu && $(GO) vet ./...
 	$(GO) tool staticcheck ./...
-	$(GO) test ./...
-	cd qemu && $(GO) test $$($(GO) list ./... | grep -v /e2e) && $(GO) test -run TestReliability ./e2e
-	CGO_ENABLED=1 $(GO) test -p 1 -race $(CONCURRENT)
-	CGO_ENABLED=1 $(GO) test -race -run 'Verify|SalvageLost' ./pkg/kdumpfile # the rest of it is one goroutine, and slow
+	$(GO) test -timeout 40m ./...
+	cd qemu && $(GO) test -timeout 40m $$($(GO) list ./... | grep -v /e2e) && $(GO) test -timeout 40m -run TestReliability ./e2e
+	CGO_ENABLED=1 $(GO) test -timeout 40m -p 1 -race $(CONCURRENT)
+	CGO_ENABLED=1 $(GO) test -timeout 40m -race -run 'Verify|SalvageLost' ./pkg/kdumpfile # the rest of it is one goroutine, and slow
 
 # A selection that fits into a quarter of an hour.
 crashes: setup
-	cd qemu && $(GO) test -count=1 -timeout 40m -v -run '^TestCrash$$|^TestNetwork$$/^plain$$/^(sftp-dhcp|nfs3-static-vlan)(-files)?$$' ./e2e
+	cd qemu && $(GO) test -count=1 -timeout 90m -v -run '^TestCrash$$|^TestNetwork$$/^plain$$/^(sftp-dhcp|nfs3-static-vlan)(-files)?$$' ./e2e
 
 e2e: setup
 	cd qemu && $(GO) test -count=1 -timeout 150m -v -skip 'Faults|PowerCut' ./e2e

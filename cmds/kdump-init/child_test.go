@@ -52,17 +52,18 @@ func TestChild(t *testing.T) {
 // and one that has asked for time, are not.
 func TestChildThatStandsStill(t *testing.T) {
 	c := &capture{cfg: config.Default()}
-	c.cfg.StallTimeout = time.Second
 	for _, tt := range []struct {
 		name, script string
+		stall        time.Duration
 		status       int
 		err          string
 	}{
-		{"stands still", "exec /bin/sleep 60", 0, "nothing moved for "},
-		{"slow", "for i in 1 2 3 4 5; do /bin/sleep 0.5; printf '\\000' >&3; done; exit 3", 3, ""},
-		{"waits with a reason", "printf '\\001' >&3; /bin/sleep 2.5; exit 3", 3, ""},
-		{"its reason is over", "printf '\\001\\000' >&3; exec /bin/sleep 60", 0, "nothing moved for "},
+		{"stands still", "exec /bin/sleep 60", time.Second, 0, "nothing moved for "},
+		{"slow", "for i in 1 2 3 4 5 6 7; do /bin/sleep 1; printf '\\000' >&3; done; exit 3", 5 * time.Second, 3, ""},
+		{"waits with a reason", "printf '\\001' >&3; /bin/sleep 7; exit 3", 5 * time.Second, 3, ""},
+		{"its reason is over", "printf '\\001\\000' >&3; exec /bin/sleep 60", time.Second, 0, "nothing moved for "},
 	} {
+		c.cfg.StallTimeout = tt.stall
 		status, err := c.child(shell(tt.script, time.Minute))
 		if status != tt.status || (err == nil) != (tt.err == "") || (err != nil && !strings.HasPrefix(err.Error(), tt.err)) {
 			t.Errorf("%s: %d, %v, want %d, %q", tt.name, status, err, tt.status, tt.err)

@@ -92,11 +92,11 @@ func TestLoadLeavesAStuckModuleBehind(t *testing.T) {
 		t.Fatal(err)
 	}
 	entries := []Entry{{Path: "/stuck.ko"}, {Path: "/missing.ko"}}
-	results := Load(t.Context(), entries, Options{Root: root, PerModule: 50 * time.Millisecond})
+	results := Load(t.Context(), entries, Options{Root: root, PerModule: time.Second})
 	if !errors.Is(results[0].Err, ErrStuck) || !errors.Is(results[1].Err, os.ErrNotExist) {
 		t.Error(results)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	results = Load(ctx, entries, Options{Root: root})
 	if !errors.Is(results[0].Err, ErrStuck) || !errors.Is(results[1].Err, context.DeadlineExceeded) {

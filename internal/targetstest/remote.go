@@ -269,7 +269,7 @@ func (s Server) gone(t *testing.T) {
 // which the server may not know yet. The next attempt begins anew.
 func (s Server) crash(t *testing.T) {
 	line := NewLine(t)
-	first := s.open(t, "crash", targets.Options{Dial: line.Dial, Stall: time.Second, Reconnect: time.Second})
+	first := s.open(t, "crash", targets.Options{Dial: line.Dial, Stall: 5 * time.Second, Reconnect: 5 * time.Second})
 	f := create(t, first, "host/vmcore")
 	write(t, f, pattern(3<<20))
 	line.Silence(true)

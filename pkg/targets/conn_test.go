@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -40,8 +41,8 @@ func timedOut(t *testing.T, what string, err error, took, least, stall time.Dura
 	if !isTimeout(err) || !temporary(err) || !strings.Contains(err.Error(), "no progress for "+stall.String()) {
 		t.Errorf("%s: %v", what, err)
 	}
-	if took < least || took > 4*stall {
-		t.Errorf("%s: after %v, want %v to %v", what, took, least, 4*stall)
+	if most := stall + 20*time.Second; took < least || took > most { // a busy machine is slow
+		t.Errorf("%s: after %v, want %v to %v", what, took, least, most)
 	}
 }
 
@@ -54,13 +55,13 @@ func TestConnStalls(t *testing.T) {
 
 	c, peer := connectedPair(t, stall)
 	peer.SetReadBuffer(4096)
-	var last time.Time
-	for buf := make([]byte, 100_000); err == nil || last.IsZero(); {
-		last = time.Now()
+	buf := make([]byte, 100_000)
+	start = time.Now()
+	for err = nil; err == nil; {
 		_, err = c.Write(buf)
 	}
 	// TCP counts from what was acknowledged last, before the socket was full.
-	timedOut(t, "write", err, time.Since(last), stall/2, stall)
+	timedOut(t, "write", err, time.Since(start), stall/2, stall)
 }
 
 // Where TCP's own limit passes before ours, the error says the same.
@@ -87,20 +88,28 @@ func TestConnTCPGivesUpFirst(t *testing.T) {
 // A peer that says nothing but takes what was sent before is not stalled: its
 // answer comes behind all of that.
 func TestConnWaitsForASlowLine(t *testing.T) {
-	const stall = 800 * time.Millisecond
+	t.Parallel()
+	const stall = 5 * time.Second
 	c, peer := connectedPair(t, stall)
 	peer.SetReadBuffer(16 << 10)
-	go func() {
+	// TCP's own limit counts a window that is closed, even if it opens between; here it is about ours.
+	if err := c.control(func(fd int) error {
+		return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, 0)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	var both sync.WaitGroup
+	both.Go(func() {
 		for range 20 { // the socket takes all of it
 			if _, err := c.Write(make([]byte, 64<<10)); err != nil {
 				t.Error(err)
 			}
 		}
-	}()
-	go func() {
-		buf := make([]byte, 64<<10)
+	})
+	both.Go(func() {
+		buf := make([]byte, 32<<10) // 40 reads, or more
 		for got := 0; got < 20*64<<10; {
-			time.Sleep(100 * time.Millisecond)
+			time.Sleep(300 * time.Millisecond)
 			n, err := peer.Read(buf)
 			if got += n; err != nil {
 				t.Error(err)
@@ -108,7 +117,7 @@ func TestConnWaitsForASlowLine(t *testing.T) {
 			}
 		}
 		peer.Write([]byte("x"))
-	}()
+	})
 	start := time.Now()
 	if n, err := c.Read(make([]byte, 1)); n != 1 || err != nil {
 		t.Errorf("%d, %v after %v", n, err, time.Since(start))
@@ -116,6 +125,8 @@ func TestConnWaitsForASlowLine(t *testing.T) {
 	if took := time.Since(start); took < 2*stall {
 		t.Errorf("answered after %v: that proves nothing", took)
 	}
+	c.Close()
+	both.Wait()
 }
 
 func TestConnectErrors(t *testing.T) {

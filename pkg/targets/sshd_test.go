@@ -239,9 +239,9 @@ func (s *sshd) place(t testing.TB) {
 	t.Fatal("no free port")
 }
 
-// answers waits until somebody listens there, for a few seconds.
+// answers waits until somebody listens there, for half a minute.
 func answers(addr string) bool {
-	for range 200 {
+	for range 1500 {
 		if c, err := net.Dial("tcp", addr); err == nil {
 			c.Close()
 			return true

@@ -168,13 +168,13 @@ func (a *appliance) loadModules() {
 
 // disk finds the disk with a serial number and waits for it.
 func disk(serial string) (string, error) {
-	for range 200 {
+	for range 1200 {
 		if dev := findDisk(serial); dev != "" {
 			return dev, nil
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
-	return "", fmt.Errorf("find disk with serial number %s: not there after 10 s", serial)
+	return "", fmt.Errorf("find disk with serial number %s: not there after a minute", serial)
 }
 
 func findDisk(serial string) string {
@@ -245,7 +245,7 @@ func (a *appliance) armWatchdogs() error {
 	if err != nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	if _, err := modules.LoadFile(ctx, modules.FSListPath(modules.WatchdogList), modules.Options{Devices: "/sys"}); err != nil {
 		return err

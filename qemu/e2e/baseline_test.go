@@ -13,7 +13,7 @@ import (
 
 // testBaseline makes sure that what ukdump is measured against works at all.
 func testBaseline(t *testing.T, l *lab) {
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	k, err := l.Kernel("6.1")
 	if err != nil {

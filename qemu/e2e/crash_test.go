@@ -239,7 +239,7 @@ func testCorrupt(t *testing.T, l *lab) {
 // testNoCrash boots the capture image as if it were an ordinary one: no
 // elfcorehdr=. Nothing may be touched.
 func testNoCrash(t *testing.T, l *lab) {
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
 	defer cancel()
 	k, err := l.Kernel("6.1")
 	if err != nil {

@@ -120,7 +120,7 @@ type setup struct {
 // run makes the crash. It fails the test unless production came back.
 func (l *lab) run(t *testing.T, kernel string, s setup) *rig.Result {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Minute) // waiting for others included
 	defer cancel()
 	res, err := l.Run(ctx, l.prepare(ctx, t, kernel, s))
 	if err != nil {
@@ -218,6 +218,19 @@ func want(t *testing.T, res *rig.Result, texts ...string) {
 			t.Errorf("the console does not say %q", text)
 		}
 	}
+}
+
+// found is what the group of pattern has where the console says it, which it must.
+func found(t *testing.T, res *rig.Result, pattern string) string {
+	t.Helper()
+	re := regexp.MustCompile(pattern)
+	for _, line := range res.Lines {
+		if m := re.FindStringSubmatch(line.Text); m != nil {
+			return m[1]
+		}
+	}
+	t.Fatalf("the console does not say %s", pattern)
+	return ""
 }
 
 // oneDirectory is the dump directory, which must be the only one.

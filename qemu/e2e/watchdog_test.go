@@ -54,7 +54,7 @@ func bitten(t *testing.T, res *rig.Result) {
 			back = line.At
 		}
 	}
-	if took := back - stopped; stopped == 0 || took < 9*time.Second || took > 2*time.Minute { // a busy host is slow
+	if took := back - stopped; stopped == 0 || took < 5*time.Second || took > 2*time.Minute { // a busy host is slow, and the last feeding some time before
 		t.Errorf("the next kernel came %s after savecore was stopped, want 10 s and some", took)
 	} else {
 		t.Logf("reset, and the next kernel up, %s after savecore was stopped", took)
@@ -67,15 +67,15 @@ func bitten(t *testing.T, res *rig.Result) {
 	contains(t, dir, "vmcore-dmesg.txt", unique)
 }
 
-// testWatchdogWaits: production had the watchdog armed, to bite 20 s later, and
-// savecore takes half a minute longer than usual, 4 s at a time. Nobody is reset.
+// testWatchdogWaits: production had the watchdog armed, to bite a minute later, and
+// savecore takes that much longer than usual, 4 s at a time. Nobody is reset.
 func testWatchdogWaits(t *testing.T, l *lab) {
 	res := l.run(t, "6.12", setup{
-		conf:     "target = disk:///crash?dev=LABEL=CRASH\nwatchdog = 10s\n",
+		conf:     "target = disk:///crash?dev=LABEL=CRASH\nwatchdog = 10s\ncompress = none\n", // enough to write for all the stops
 		programs: []string{"./saboteur"},
-		crash:    rig.Crash{Fill: true, Append: "saboteur.slow=savecore:2097152", Words: "appliance.watchdog=20", Extra: hardware(), Limit: 6 * time.Minute},
+		crash:    rig.Crash{Fill: true, Append: "saboteur.slow=savecore:2097152", Words: "appliance.watchdog=60", Extra: hardware()},
 	})
-	want(t, res, "appliance: armed: watchdog0 (i6300ESB timer), timeout 20s", "kdump-init: armed: watchdog0 (i6300ESB timer), timeout 10s",
+	want(t, res, "appliance: armed: watchdog0 (i6300ESB timer), timeout 1m0s", "kdump-init: armed: watchdog0 (i6300ESB timer), timeout 10s",
 		"saboteur: slows savecore: <nil>", "kdump-init: done: ")
 	dir := oneDirectory(t, res)
 	checkFiles(t, dir, "vmcore", "vmcore-dmesg.txt", "capture.log", "result.json", "SHA256SUMS")
@@ -86,16 +86,17 @@ func testWatchdogWaits(t *testing.T, l *lab) {
 // not there costs nothing, and the others run.
 func testStall(t *testing.T, l *lab) {
 	res := l.run(t, "6.12", setup{
-		conf: "target = disk:///first?dev=LABEL=CRASH\ntarget = disk:///crash?dev=LABEL=CRASH\nstall-timeout = 8s\n" +
-			"pre = /bbin/none\npre = /bbin/ps\npost = /bbin/df\nhook-timeout = 5s\n",
+		conf: "target = disk:///first?dev=LABEL=CRASH\ntarget = disk:///crash?dev=LABEL=CRASH\nstall-timeout = 20s\n" +
+			"pre = /bbin/none\npre = /bbin/ps\npost = /bbin/df\nhook-timeout = 30s\n",
 		programs: []string{"./saboteur"},
-		crash:    rig.Crash{Fill: true, Append: "saboteur.stop=savecore:2097152", Extra: hardware(), Limit: 6 * time.Minute},
+		crash:    rig.Crash{Fill: true, Append: "saboteur.stop=savecore:2097152", Extra: hardware()},
 	})
-	want(t, res, "kdump-init: armed: watchdog0 (i6300ESB timer), timeout 1m0s", "kdump-init: nothing moved for 8s, told to end", "kdump-init: done: ",
+	want(t, res, "kdump-init: armed: watchdog0 (i6300ESB timer), timeout 1m0s", "kdump-init: done: ",
 		"pre hooks: pre /bbin/none: start /bbin/none: no such file", "kdump-init: pre /bbin/ps: ", "kdump-init: post /bbin/df: ")
 	dir := oneDirectory(t, res)
 	checkFiles(t, dir, "vmcore", "vmcore-dmesg.txt", "capture.log", "result.json", "SHA256SUMS")
-	contains(t, dir, "capture.log", "nothing moved for 8s")
-	contains(t, dir, "result.json", `"error": "nothing moved for 8s, killed"`, `"saved": "all"`, `"savecore_peak_kib"`)
+	stall := found(t, res, `kdump-init: (nothing moved for 2\ds), told to end`)
+	contains(t, dir, "capture.log", stall)
+	contains(t, dir, "result.json", `"error": "`+stall+`, killed"`, `"saved": "all"`, `"savecore_peak_kib"`)
 	contains(t, dir, "capture.log", "crashkernel=", "M would do")
 }

@@ -5,7 +5,7 @@
 //
 //	saboteur.kill=NAME:BYTES   kill the process NAME when a file *-incomplete below /mnt has grown to BYTES
 //	saboteur.stop=NAME:BYTES   stop it then, for ever
-//	saboteur.slow=NAME:BYTES   stop it then for 4 s at a time, 8 times, and let it run for 50 ms between
+//	saboteur.slow=NAME:BYTES   stop it then for 4 s at a time, 14 times, and let it write 2 MiB between
 //	saboteur.abort=NAME:BYTES  have the Go runtime end it then, as a panic does
 //	saboteur.crash=NAME:BYTES  have one of its threads call address 0 then
 //	saboteur.eat=NAME:BYTES    take memory then until it is killed
@@ -100,7 +100,7 @@ func waylay(how, name, size string, stderr io.Writer) int {
 		return 1
 	}
 	for range 60_000 {
-		if grown("/mnt", enough) {
+		if written("/mnt") >= enough {
 			fmt.Fprintf(stderr, "saboteur: %ss %s: %v\n", how, name, strike(how, name))
 			return 0
 		}
@@ -132,33 +132,37 @@ func strike(how, name string) error {
 }
 
 func slow(name string) error {
-	for range 8 {
+	for range 14 {
 		if err := send(name, unix.SIGSTOP); err != nil {
 			return err
 		}
 		time.Sleep(4 * time.Second)
+		enough := written("/mnt") + 2<<20
 		if err := send(name, unix.SIGCONT); err != nil {
 			return err
 		}
-		time.Sleep(50 * time.Millisecond)
+		// A time would be too short for a beat on one machine, and for a whole dump on another.
+		for end := time.Now().Add(time.Minute); written("/mnt") < enough && time.Now().Before(end); {
+			time.Sleep(2 * time.Millisecond)
+		}
 	}
 	return nil
 }
 
-func grown(root string, enough int64) bool {
-	found := false
+// written is how much of a file that is incomplete has come.
+func written(root string) (most int64) {
 	_ = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() || !strings.Contains(d.Name(), "-incomplete") {
 			return nil
 		}
 		// Blocks, not the size: room is made for descriptors before data comes.
 		var st unix.Stat_t
-		if unix.Stat(path, &st) == nil && st.Blocks*512 >= enough {
-			found = true
+		if unix.Stat(path, &st) == nil {
+			most = max(most, st.Blocks*512)
 		}
 		return nil
 	})
-	return found
+	return most
 }
 
 func send(name string, sig unix.Signal) error {

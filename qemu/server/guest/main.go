@@ -158,9 +158,9 @@ func copyTree(from, to string) error {
 	})
 }
 
-// findDisk waits up to 5 s for the NVMe disk with a serial number.
+// findDisk waits up to a minute for the NVMe disk with a serial number.
 func findDisk(serial string) (string, error) {
-	for range 100 {
+	for range 1200 {
 		names, _ := filepath.Glob("/sys/block/nvme*/device/serial")
 		for _, name := range names {
 			b, _ := os.ReadFile(name)
@@ -171,7 +171,7 @@ func findDisk(serial string) (string, error) {
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
-	return "", fmt.Errorf("find disk with serial number %s: not there after 5 s", serial)
+	return "", fmt.Errorf("find disk with serial number %s: not there after a minute", serial)
 }
 
 // shell runs a script and returns all that it printed.

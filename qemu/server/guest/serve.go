@@ -59,7 +59,7 @@ func (g *guest) serve() error {
 
 // serialPort is the port "control", which has a number of the kernel's choice.
 func serialPort() (string, error) {
-	for range 100 {
+	for range 1200 {
 		names, _ := filepath.Glob("/sys/class/virtio-ports/*/name")
 		for _, name := range names {
 			if b, _ := os.ReadFile(name); strings.TrimSpace(string(b)) == "control" {
@@ -68,7 +68,7 @@ func serialPort() (string, error) {
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
-	return "", errors.New("find the serial port of the host: not there after 5 s")
+	return "", errors.New("find the serial port of the host: not there after a minute")
 }
 
 func (g *guest) answer(req wire.Request) wire.Reply {
@@ -98,7 +98,7 @@ func (g *guest) unmount(ctx context.Context) error {
 		}
 	}
 	var err error
-	for range 50 {
+	for range 600 {
 		_ = unix.Unmount("/export", 0)
 		if err = unix.Unmount("/srv", 0); err == nil || errors.Is(err, unix.EINVAL) { // EINVAL: not mounted
 			return nil
