@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"os"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -47,7 +49,7 @@ func (o Options) dialAddr(ctx context.Context, addr string) (net.Conn, error) {
 }
 
 // conn is a connection whose peer has to do something within stall: each Read
-// has that long, and so has a Write from one byte taken to the next. A Read is
+// has that long, and so has a Write from one byte taken to the next. Both are
 // given more as long as the peer's TCP acknowledges what was sent before: on a
 // slow line an answer waits behind all that the socket holds.
 //
@@ -55,25 +57,34 @@ func (o Options) dialAddr(ctx context.Context, addr string) (net.Conn, error) {
 // answered more often than that.
 type conn struct {
 	net.Conn
-	raw   syscall.RawConn // nil where it is no socket
-	stall time.Duration
+	raw    syscall.RawConn // nil where it is no socket
+	stall  time.Duration
+	gaveUp atomic.Bool
 }
 
-// rolling also tells TCP itself to give up by then: it sees what no deadline of
-// ours does, data that was sent and that nobody acknowledges.
+// rolling leaves it to the deadlines when to give up, but for a peer that is gone while
+// nobody reads or writes. TCP_USER_TIMEOUT is not for that: it also ends the connection
+// to a peer that reads slowly, whose window is closed time and again (tcp_probe_timer,
+// net/ipv4/tcp_timer.c).
 func rolling(c net.Conn, stall time.Duration) *conn {
 	r := &conn{Conn: c, stall: stall}
 	if s, ok := c.(syscall.Conn); ok {
 		r.raw, _ = s.SyscallConn()
 	}
 	if t, ok := c.(*net.TCPConn); ok {
-		// Errors: the deadlines are there without them.
+		// Errors: the deadlines are there without it.
 		t.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: stall / 3, Interval: max(time.Second, stall/6), Count: 4})
-		r.control(func(fd int) error {
-			return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(stall.Milliseconds()))
-		})
 	}
 	return r
+}
+
+// Close drops what the socket holds, if the connection was given up: it must not come
+// to the server after what the next connection brings.
+func (c *conn) Close() error {
+	if t, ok := c.Conn.(*net.TCPConn); ok && c.gaveUp.Load() {
+		t.SetLinger(0) // error: it is closed already
+	}
+	return c.Conn.Close()
 }
 
 func (c *conn) control(f func(fd int) error) error {
@@ -88,41 +99,48 @@ func (c *conn) control(f func(fd int) error) error {
 }
 
 func (c *conn) Read(p []byte) (int, error) {
-	last, seen, looked := time.Now(), uint64(0), false
-	for {
+	for quiet := c.silence(); ; {
 		if err := c.SetReadDeadline(time.Now().Add(c.stall / 4)); err != nil {
 			return 0, err
 		}
 		n, err := c.Conn.Read(p)
-		if n > 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+		if n > 0 || !errors.Is(err, os.ErrDeadlineExceeded) || quiet.over(false) {
 			return n, c.explain(err)
-		}
-		acked := c.acked()
-		if looked && acked > seen {
-			last = time.Now()
-		}
-		seen, looked = acked, true
-		if time.Since(last) >= c.stall {
-			return 0, c.explain(err)
 		}
 	}
 }
 
 // Write has no need of small pieces: a part of p that was taken is progress.
 func (c *conn) Write(p []byte) (done int, err error) {
-	for last := time.Now(); ; {
+	for quiet := c.silence(); ; {
 		if err := c.SetWriteDeadline(time.Now().Add(c.stall / 4)); err != nil {
 			return done, err
 		}
 		n, err := c.Conn.Write(p[done:])
 		done += n
-		if n > 0 {
-			last = time.Now()
-		}
-		if err == nil || !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(last) >= c.stall {
+		if err == nil || !errors.Is(err, os.ErrDeadlineExceeded) || quiet.over(n > 0) {
 			return done, c.explain(err)
 		}
 	}
+}
+
+// silence is the time in which nothing has moved.
+type silence struct {
+	c     *conn
+	since time.Time
+	acked uint64 // by then
+}
+
+func (c *conn) silence() silence { return silence{c: c, since: time.Now(), acked: math.MaxUint64} }
+
+// over tells whether it is longer than stall. moved: something was read or written.
+func (s *silence) over(moved bool) bool {
+	acked := s.c.acked()
+	if moved || acked > s.acked {
+		s.since = time.Now()
+	}
+	s.acked = acked
+	return time.Since(s.since) >= s.c.stall
 }
 
 // acked is how many bytes the peer's TCP has acknowledged in all; 0 where that
@@ -144,6 +162,7 @@ func (c *conn) acked() uint64 {
 func (c *conn) explain(err error) error {
 	for _, over := range []error{os.ErrDeadlineExceeded, syscall.ETIMEDOUT} {
 		if errors.Is(err, over) {
+			c.gaveUp.Store(true)
 			return fmt.Errorf("no progress for %v: %w", c.stall, over)
 		}
 	}

@@ -169,6 +169,9 @@ func newFTPLine(c net.Conn, opts Options) net.Conn {
 	return l
 }
 
+// Close is not conn's: what the socket holds has to come to the server, see newFTPLine.
+func (l *ftpLine) Close() error { return l.Conn.Close() }
+
 func (l *ftpLine) Read(p []byte) (n int, err error) {
 	patience := time.Duration(min(l.wrote.Load(), mostOnItsWay)) * time.Second / slowest
 	for begin := time.Now(); ; {
