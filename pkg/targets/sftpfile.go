@@ -531,7 +531,8 @@ func (f *sftpFile) settle(s *sftpSession) error {
 
 // ours makes sure that the incomplete name still is this file, and not one that
 // a later attempt created while this one was stuck. SFTP tells no inode: so the
-// time of the name is changed, and looked at through the open file. What it
+// time of the name is changed, and looked at through the open file. A server that
+// keeps times as they are, and may say that it does not, tells nothing. What it
 // returns sets the time back.
 func (f *sftpFile) ours(s *sftpSession, h *sftp.File, mtime time.Time) (setTime func() error, err error) {
 	mark := mtime.Add(-24 * time.Hour).Truncate(2 * time.Second) // vfat counts in these
@@ -548,8 +549,14 @@ func (f *sftpFile) ours(s *sftpSession, h *sftp.File, mtime time.Time) (setTime 
 	if err != nil {
 		return nil, err
 	}
-	if !marked.ModTime().Equal(mark) && marked.ModTime().Equal(mtime) {
-		return nil, permanent(fmt.Errorf("%s now is the file of another attempt", f.incomplete()), "")
+	if !marked.ModTime().Equal(mark) {
+		named, err := s.Lstat(f.incomplete())
+		if err != nil {
+			return nil, err
+		}
+		if named.ModTime().Equal(mark) {
+			return nil, permanent(fmt.Errorf("%s now is the file of another attempt", f.incomplete()), "")
+		}
 	}
 	return func() error { return missingIsFine(s.Chtimes(f.incomplete(), mtime, mtime)) }, nil
 }
