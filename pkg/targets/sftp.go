@@ -202,8 +202,11 @@ func (t *sftpTarget) Space(ctx context.Context) (free uint64, err error) {
 			return permanent(ErrSpaceUnknown, "")
 		}
 		v, err := s.StatVFS(t.spec.Path)
-		if err == nil {
+		switch {
+		case err == nil:
 			free = v.Bavail * v.Frsize
+		case answered(err):
+			return permanent(fmt.Errorf("%w: %w", ErrSpaceUnknown, err), "")
 		}
 		return err
 	})
