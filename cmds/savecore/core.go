@@ -68,7 +68,8 @@ const readBackMargin = 30 * time.Second
 
 // sumCore adds the line of vmcore to SHA256SUMS. A server that gives the core back more
 // slowly than it took it, over a line that loses packets on the way to us, is left in
-// peace: the core is whole, what is missing is the proof.
+// peace, and so is one that does not give it back: the core is whole, what is missing is
+// the proof.
 func (a *attempt) sumCore(ctx context.Context, f targets.File, wrote time.Duration) error {
 	if !a.o.checksum {
 		return nil
@@ -84,7 +85,7 @@ func (a *attempt) sumCore(ctx context.Context, f targets.File, wrote time.Durati
 	switch {
 	case err == nil:
 		a.sums.add(sum)
-	case within.Err() != nil, errors.Is(err, errTooSlow):
+	case within.Err() != nil, errors.Is(err, errTooSlow), errors.Is(err, targets.ErrReadRefused):
 		a.log.printf("no checksum of vmcore: %v", err)
 	default:
 		return fmt.Errorf("read back vmcore: %w", err)

@@ -135,7 +135,7 @@ func (e constError) Error() string { return string(e) }
 func sumFile(ctx context.Context, name string, f targets.File, piece time.Duration, beat *watchdog.Beater) (*sum, error) {
 	r, ok := f.(io.ReaderAt)
 	if !ok {
-		return nil, fmt.Errorf("%s cannot be read back on this target", name)
+		return nil, fmt.Errorf("%s: %w", name, targets.ErrReadRefused)
 	}
 	s, moved, done := newSum(name, io.Discard), make(chan struct{}, 1), make(chan error, 1)
 	go func() {

@@ -508,8 +508,11 @@ func (f *ftpFile) read(c *ftp.Conn, p []byte, off int64) (n int, err error) {
 	if f.down == nil {
 		f.down, err = c.Retrieve(f.t.closed, f.incomplete(), off)
 		f.downAt = off
-		if err != nil {
+		if errors.Is(err, fs.ErrNotExist) || err != nil && !isRefusal(c, err) {
 			return 0, refusal(err)
+		}
+		if err != nil {
+			return 0, permanent(fmt.Errorf("%w: %w", ErrReadRefused, err), "")
 		}
 	}
 	n, err = f.down.Read(p)

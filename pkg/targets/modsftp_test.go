@@ -44,7 +44,7 @@ func TestSFTPTimesIgnored(t *testing.T) {
 			dir := filepath.Join(s.root, "crash")
 			targetstest.Run(t, targetstest.Store{
 				Open: func(t *testing.T) targets.Target {
-					return openWith(t, t.Context(), s.sftpURL(t, "crash"), targets.Options{Log: t.Logf})
+					return s.open(t, s.sftpURL(t, "crash"), targets.Options{Log: t.Logf})
 				},
 				Read: func(name string) ([]byte, error) { return os.ReadFile(filepath.Join(dir, name)) },
 			})

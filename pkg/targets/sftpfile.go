@@ -462,8 +462,12 @@ func (f *sftpFile) fetch(p []byte, off int64) (n int, err error) {
 			return err
 		}
 		n, err = h.ReadAt(p, off)
-		if err == io.EOF { // the server's answer: a broken connection is another
+		var status *sftp.StatusError
+		switch {
+		case err == io.EOF: // the server's answer: a broken connection is another
 			err = nil
+		case errors.Is(err, fs.ErrPermission), errors.As(err, &status) && status.FxCode() == sftp.ErrSSHFxOpUnsupported:
+			err = permanent(fmt.Errorf("%w: %w", ErrReadRefused, err), "")
 		}
 		return err
 	})
