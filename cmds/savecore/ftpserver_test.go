@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/ukdump/ukdump/internal/targetstest"
 	"github.com/ukdump/ukdump/internal/vmcoretest"
 )
 
@@ -114,5 +115,20 @@ func TestServerGivesNothingBack(t *testing.T) {
 	}
 	if sums := r.read(t, "SHA256SUMS"); strings.Contains(sums, " vmcore\n") || !strings.Contains(sums, " vmcore-dmesg.txt\n") {
 		t.Errorf("SHA256SUMS:\n%s", sums)
+	}
+}
+
+// Over FTP a short core meets the full disk only when its transfer ends: at reading
+// back, or at the commit. Its part does not stay in the way of what tells of it.
+func TestNoSpaceAtTheEnd(t *testing.T) {
+	core := vmcoretest.File(t, machine+"pattern 0x1100000 160K\n")
+	for says, flags := range map[string][]string{"core not saved: read back vmcore: ": nil, "core not saved: write ": {"-checksum=false"}} {
+		t.Run(says, func(t *testing.T) {
+			root := targetstest.Mount(t, "none", "tmpfs", 0, "size=96k")
+			url := newFTPServer(t, root)
+			r := saveTo(t, url, root, core, append(flags, "-reserve", "0")...)
+			r.want(t, exitLogOnly, says, "saved only the kernel log")
+			r.files(t, "vmcore-dmesg.txt", "capture.log", "result.json", "SHA256SUMS")
+		})
 	}
 }
