@@ -395,11 +395,16 @@ func (t *sftpTarget) forgetDirs() {
 // littleSpace is what a failed write may have left on a full file system.
 const littleSpace = 4 << 20
 
+// isFailure is true where the server has said "Failure" and no more.
+func isFailure(err error) bool {
+	var status *sftp.StatusError
+	return errors.As(err, &status) && status.FxCode() == sftp.ErrSSHFxFailure
+}
+
 // diagnose finds out what the server calls just "Failure": version 3 of SFTP has
 // no words for a full or a read-only file system.
 func (t *sftpTarget) diagnose(s *sftpSession, dir string, err error) error {
-	var status *sftp.StatusError
-	if !errors.As(err, &status) || status.FxCode() != sftp.ErrSSHFxFailure {
+	if !isFailure(err) {
 		return err
 	}
 	if _, ok := s.HasExtension("statvfs@openssh.com"); !ok {
@@ -414,6 +419,44 @@ func (t *sftpTarget) diagnose(s *sftpSession, dir string, err error) error {
 		return permanent(fmt.Errorf("%w: %w", err, syscall.EROFS), "")
 	case v.Bavail*v.Frsize < littleSpace, v.Files > 0 && v.Favail == 0:
 		return permanent(fmt.Errorf("%w: %w", err, syscall.ENOSPC), "")
+	}
+	return err
+}
+
+// probe finds out whether a write that ended at byte end met a limit that statvfs
+// does not show: a quota, if as little as another file may have left does not fit
+// either; or a limit for each file, if no other file may become so long. The first
+// one needs no space beyond that, the second one none where files have holes.
+func (t *sftpTarget) probe(s *sftpSession, dir string, end int64, err error) error {
+	name := path.Join(dir, IncompleteName("space"))
+	h, e := s.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC)
+	if e != nil {
+		return cmpOr(unanswered(e), err)
+	}
+	limit := syscall.ENOSPC
+	zeros := make([]byte, s.packet)
+	for off := 0; off < littleSpace && e == nil; off += len(zeros) {
+		_, e = h.WriteAt(zeros, int64(off))
+	}
+	if e == nil {
+		limit = syscall.EFBIG
+		e = h.Truncate(end)
+	}
+	closed := h.Close()
+	removed := s.Client.Remove(name)
+	if lost := errors.Join(unanswered(e), unanswered(closed), unanswered(removed)); lost != nil {
+		return lost
+	}
+	if isFailure(e) || isFailure(closed) {
+		return permanent(fmt.Errorf("%w: %w", err, limit), "")
+	}
+	return err
+}
+
+// unanswered is err unless the server told it.
+func unanswered(err error) error {
+	if err == nil || answered(err) {
+		return nil
 	}
 	return err
 }

@@ -51,6 +51,8 @@ type sftpFile struct {
 
 	acked int64 // one past the highest byte acknowledged
 
+	probing sync.Mutex // held by the one that looks for a limit, see limited
+
 	opening sync.Mutex
 	session *sftpSession // on which the file is open,
 	handles []*sftp.File // on each of its lanes; nil: not yet
@@ -221,7 +223,7 @@ func (f *sftpFile) work(n int) {
 	for c := f.take(); c != nil; c = f.take() {
 		err := f.t.on(f.live, func(s *sftpSession) error { return f.send(s, n, c) })
 		if err != nil {
-			f.fail("write", err)
+			f.fail("write", f.limited(err, c.end()))
 		}
 	}
 }
@@ -360,6 +362,31 @@ func (f *sftpFile) prefix() int64 {
 	return low
 }
 
+// limited finds out, where the server has said no more than that something has
+// failed with the bytes before end, whether they met a limit. Only the first to
+// fail asks, and not for long.
+func (f *sftpFile) limited(err error, end int64) error {
+	var known *remoteCause
+	if !isFailure(err) || errors.As(err, &known) {
+		return err
+	}
+	f.probing.Lock()
+	defer f.probing.Unlock()
+	f.mu.Lock()
+	late := f.err != nil
+	f.mu.Unlock()
+	if late {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(f.live, f.t.opts.stall())
+	defer cancel()
+	found := f.t.on(ctx, func(s *sftpSession) error { return f.t.probe(s, path.Dir(f.final()), end, err) })
+	if !isFailure(found) { // nobody answers any more
+		return err
+	}
+	return found
+}
+
 // fail keeps the first error and returns it.
 func (f *sftpFile) fail(op string, err error) error {
 	if !answered(err) { // the workers that wait for a connection stand in the way of who comes next
@@ -485,7 +512,7 @@ func (f *sftpFile) Commit() error {
 	ctx := f.t.closed
 	patience := f.t.opts.stall() + time.Duration(f.Size()/fsyncRate)*time.Second
 	if err := f.t.onPatient(ctx, patience, f.settle); err != nil {
-		return f.fail("sync", err)
+		return f.fail("sync", f.limited(err, f.Size()))
 	}
 	f.mu.Lock()
 	f.ended = true
