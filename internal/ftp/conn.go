@@ -203,7 +203,10 @@ func (c *Conn) Close() {
 
 func (c *Conn) send(verb, arg string) error {
 	if strings.ContainsAny(arg, "\r\n\x00") {
-		return fmt.Errorf("%s %q: FTP has no names with line ends in them", verb, arg)
+		if verb == "PASS" {
+			arg = "..."
+		}
+		return fmt.Errorf("%s %q: FTP has nothing with line ends in it", verb, arg)
 	}
 	if c.broken != nil {
 		return c.broken

@@ -109,27 +109,12 @@ func cifsData(p peer, s Spec, password string, stall time.Duration, extra string
 	return data
 }
 
-// maxCIFSPassword is CIFS_MAX_PASSWORD_LEN without its NUL.
-const maxCIFSPassword = 512
-
-func cifsPassword(s Spec) (string, error) {
-	text, err := readSmall("password-file", s.param("password-file"))
-	if err != nil {
-		return "", err
-	}
-	password := strings.TrimRight(string(text), "\r\n")
-	if password == "" || len(password) > maxCIFSPassword || strings.ContainsFunc(password, isControl) {
-		return "", permanent(fmt.Errorf("password-file=%s: want one line of at most %d characters", s.param("password-file"), maxCIFSPassword), "")
-	}
-	return password, nil
-}
-
 func openCIFS(ctx context.Context, s Spec, opts Options) (Target, error) {
 	flags, extra, err := cifsOptions(s.Opts)
 	if err != nil {
 		return nil, newError("mount", "", s.String(), err)
 	}
-	password, err := cifsPassword(s)
+	password, err := readPassword(s)
 	if err != nil {
 		return nil, newError("open", "", s.String(), err)
 	}
