@@ -190,7 +190,23 @@ func (t *sftpTarget) onPatient(ctx context.Context, patience time.Duration, op f
 		if lost := t.lostFor(); lost > t.opts.reconnect() {
 			return transient(fmt.Errorf("%w; no way to go on for %v", err, lost.Round(time.Second)), "")
 		}
+		// A server that answers, and lacks what it had, must not be asked in a loop.
+		if s != nil && s.alive() {
+			if err := sleep(ctx, firstBackoff); err != nil {
+				return err
+			}
+		}
 	}
+}
+
+// notYet is for what was there before the connection was lost. A server that restarts
+// may answer before the disk is mounted that has it, so it counts as lost too, for as
+// long as a connection may be.
+func notYet(err error) error {
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return fmt.Errorf("%w%w", hidden{errLost}, err)
 }
 
 // remote is the path on the server.

@@ -56,6 +56,7 @@ type sftpFile struct {
 	opening sync.Mutex
 	session *sftpSession // on which the file is open,
 	handles []*sftp.File // on each of its lanes; nil: not yet
+	missing absence
 
 	reading     sync.Mutex
 	readNext    int64  // where one that reads in order goes on
@@ -63,8 +64,18 @@ type sftpFile struct {
 	aheadOff    int64
 	aheadWrites int // the value of writes when that was so
 
-	unsynced string // why Commit could not sync
+	settled  *sftpSession // on which Commit has found all of the file
+	unsynced string       // why it could not sync
 }
+
+// absence is that a file is not there after a lost connection.
+type absence struct {
+	since, asked time.Time // asked: the last time
+	err          error     // what the server said; nil: it is there
+}
+
+// askAgain is how often all workers together look whether the file is back.
+const askAgain = 500 * time.Millisecond
 
 // chunk is a piece of the file that the server has not acknowledged yet.
 type chunk struct {
@@ -297,10 +308,15 @@ func (f *sftpFile) opened(s *sftpSession, worker int) (*sftp.File, error) {
 }
 
 func (f *sftpFile) reopen(s *sftpSession) error {
-	h, err := s.OpenFile(f.incomplete(), os.O_RDWR)
-	if err != nil {
-		return fmt.Errorf("open again after a lost connection: %w", err)
+	if f.missing.err != nil && time.Since(f.missing.asked) < askAgain {
+		return f.notYet(f.missing.err)
 	}
+	h, err := s.OpenFile(f.incomplete(), os.O_RDWR)
+	f.missing.asked = time.Now()
+	if err != nil {
+		return f.notYet(fmt.Errorf("open again after a lost connection: %w", err))
+	}
+	f.missing.err = nil
 	info, err := h.Stat()
 	if err != nil {
 		return err
@@ -321,6 +337,22 @@ func (f *sftpFile) reopen(s *sftpSession) error {
 	f.t.opts.logf("%s: %s goes on at byte %d", f.t.login.addr, f.name, f.prefix())
 	f.session, f.handles = s, []*sftp.File{h}
 	return nil
+}
+
+// notYet bounds the wait for each file by itself: that the server does other things
+// meanwhile is no progress here. It needs opening.
+func (f *sftpFile) notYet(err error) error {
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if f.missing.err == nil {
+		f.missing.since = time.Now()
+	}
+	f.missing.err = err
+	if since := time.Since(f.missing.since); since > f.t.opts.reconnect() {
+		return transient(fmt.Errorf("%w; no way to go on for %v", err, since.Round(time.Second)), "")
+	}
+	return notYet(err)
 }
 
 // release closes the file where it is open. It needs opening.
@@ -522,7 +554,13 @@ func (f *sftpFile) Commit() error {
 	again := false
 	err := f.t.on(ctx, func(s *sftpSession) error {
 		defer func() { again = true }()
-		return rename(s, f.incomplete(), f.final(), again)
+		err := rename(s, f.incomplete(), f.final(), again)
+		if s == f.settled {
+			return err
+		}
+		f.opening.Lock()
+		defer f.opening.Unlock()
+		return f.notYet(err)
 	})
 	if err != nil {
 		return f.fail("commit", err)
@@ -555,6 +593,7 @@ func (f *sftpFile) settle(s *sftpSession) error {
 	if err != nil {
 		return err
 	}
+	f.settled = s
 	f.opening.Lock()
 	defer f.opening.Unlock()
 	return atOnce(setTime, f.release)
