@@ -48,7 +48,7 @@ func (a *attempt) fillCore(ctx context.Context, f targets.File, m *memmap.Map, o
 	if err := a.sumCore(ctx, f, start.Sub(began)); err != nil {
 		return err
 	}
-	a.beat.Beat(commitGrace)
+	a.beat.Beat(commitGrace + targets.SyncTime(f))
 	if err := f.Commit(); err != nil {
 		return err
 	}

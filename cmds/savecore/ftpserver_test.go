@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/ukdump/ukdump/internal/targetstest"
@@ -31,14 +30,7 @@ func newFTPServer(t *testing.T, root string, lines ...string) (url string) {
 	if err != nil {
 		t.Skip("vsftpd is missing: make check fetches it")
 	}
-	if err := os.Chown(root, 1, 1); err != nil {
-		t.Fatal(err)
-	}
-	for dir := root; dir != "/"; dir = filepath.Dir(dir) { // daemon has to get there
-		if info, err := os.Stat(dir); err != nil || info.Mode()&0o1 == 0 && os.Chmod(dir, info.Mode()|0o1) != nil {
-			t.Fatalf("%s: %v", dir, err)
-		}
-	}
+	letDaemonIn(t, root)
 	config := filepath.Join(t.TempDir(), "config")
 	all := append([]string{"listen=NO", "seccomp_sandbox=NO", "isolate=NO", "isolate_network=NO", "secure_chroot_dir=" + t.TempDir(), "nopriv_user=nobody",
 		"ftp_username=daemon", "anonymous_enable=YES", "local_enable=NO", "write_enable=YES", "anon_upload_enable=YES", "anon_mkdir_write_enable=YES",
@@ -51,36 +43,44 @@ func newFTPServer(t *testing.T, root string, lines ...string) (url string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			if err := serveFTP(program, config, c.(*net.TCPConn)); err != nil {
-				t.Error(err)
-			}
-		}
-	}()
+	go serveEach(l, program, config)
 	return fmt.Sprintf("ftp://%s/%s", l.Addr(), filepath.Base(root))
 }
 
-// serveFTP hands a connection to a server of its own, as inetd did.
-func serveFTP(program, config string, c *net.TCPConn) error {
-	defer c.Close()
-	f, err := c.File()
-	if err != nil {
-		return err
+// letDaemonIn gives dir to the user daemon, who is number 1 everywhere.
+func letDaemonIn(t *testing.T, dir string) {
+	t.Helper()
+	if err := os.Chown(dir, 1, 1); err != nil {
+		t.Fatal(err)
 	}
-	defer f.Close()
-	cmd := exec.Command(program, config)
-	cmd.Stdin, cmd.Stdout = f, f
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
-		return err
+	for ; dir != "/"; dir = filepath.Dir(dir) {
+		if info, err := os.Stat(dir); err != nil || info.Mode()&0o1 == 0 && os.Chmod(dir, info.Mode()|0o1) != nil {
+			t.Fatalf("%s: %v", dir, err)
+		}
 	}
-	go cmd.Wait()
-	return nil
+}
+
+// serveEach gives each connection a server of its own, as inetd did.
+func serveEach(l net.Listener, program string, args ...string) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		f, err := c.(*net.TCPConn).File()
+		if err == nil {
+			cmd := exec.Command(program, args...)
+			cmd.Stdin, cmd.Stdout = f, f
+			if err = cmd.Start(); err == nil {
+				go cmd.Wait()
+			}
+			f.Close()
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, program, err)
+		}
+		c.Close()
+	}
 }
 
 // saveTo runs savecore with any target. What it saved is in root.

@@ -542,8 +542,7 @@ func (f *sftpFile) Commit() error {
 		return err
 	}
 	ctx := f.t.closed
-	patience := f.t.opts.stall() + time.Duration(f.Size()/fsyncRate)*time.Second
-	if err := f.t.onPatient(ctx, patience, f.settle); err != nil {
+	if err := f.t.onPatient(ctx, f.syncTime(), f.settle); err != nil {
 		return f.fail("sync", f.limited(err, f.Size()))
 	}
 	f.mu.Lock()
@@ -566,6 +565,10 @@ func (f *sftpFile) Commit() error {
 		return f.fail("commit", err)
 	}
 	return nil
+}
+
+func (f *sftpFile) syncTime() time.Duration {
+	return f.t.opts.stall() + time.Duration(f.Size()/fsyncRate)*time.Second
 }
 
 // settle makes the bytes durable, as far as the server can, and makes sure that
