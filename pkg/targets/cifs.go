@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -88,7 +91,7 @@ func cifsData(p peer, s Spec, password string, stall time.Duration, extra string
 	echo := max(1, min(stall/3, 600*time.Second)/time.Second)
 	// A comma within a value is written twice.
 	data := fmt.Sprintf("ip=%s,user=%s,pass=%s,soft,cache=none,echo_interval=%d,uid=0,gid=0,file_mode=0600,dir_mode=0700",
-		p.addr, s.User, strings.ReplaceAll(password, ",", ",,"), echo)
+		numberZone(p.addr), s.User, strings.ReplaceAll(password, ",", ",,"), echo)
 	vers := s.param("vers")
 	if vers == "" {
 		vers = "default" // 2.1 or the best above it
@@ -107,6 +110,15 @@ func cifsData(p peer, s Spec, password string, stall time.Duration, extra string
 		data += "," + extra
 	}
 	return data
+}
+
+// numberZone writes the zone of a link-local address as the index of its interface:
+// cifs_convert_address knows no names (fs/smb/client/netmisc.c).
+func numberZone(a netip.Addr) netip.Addr {
+	if link, err := net.InterfaceByName(a.Zone()); a.Zone() != "" && err == nil {
+		return a.WithZone(strconv.Itoa(link.Index))
+	}
+	return a
 }
 
 func openCIFS(ctx context.Context, s Spec, opts Options) (Target, error) {
