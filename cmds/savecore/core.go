@@ -14,40 +14,42 @@ import (
 )
 
 // writeCore writes vmcore. After an error vmcore-incomplete stays on the
-// target, its header marked so; but if space ran out it is removed, as it would
-// stand in the way of everything after it.
+// target, its header marked so; but if space ran out, be it at the commit, it is
+// removed, as it would stand in the way of everything after it.
 func (a *attempt) writeCore(ctx context.Context, m *memmap.Map, o dump.Options) error {
 	name := a.dir + "/vmcore"
 	f, err := a.target.Create(ctx, name)
 	if err != nil {
 		return err
 	}
+	if err = a.fillCore(ctx, f, m, o); err != nil {
+		f.Close() // or it is in the way of the unmount
+	}
+	if errors.Is(err, targets.ErrNoSpace) {
+		err = errors.Join(err, a.target.Remove(context.WithoutCancel(ctx), targets.IncompleteName(name)))
+	}
+	return err
+}
+
+// fillCore writes vmcore, sums it up and commits it.
+func (a *attempt) fillCore(ctx context.Context, f targets.File, m *memmap.Map, o dump.Options) error {
 	guard := &spaceGuard{ctx: ctx, target: a.target, reserve: a.o.reserve}
 	began := time.Now()
 	stats, err := a.dumpTo(ctx, f, guard, m, o)
-	if err != nil {
-		f.Close()
-		if errors.Is(err, targets.ErrNoSpace) {
-			err = errors.Join(err, a.target.Remove(context.WithoutCancel(ctx), targets.IncompleteName(name)))
-		}
+	switch {
+	case err != nil:
 		return err
-	}
-	if stats.Written == 0 && m.Absent > 0 {
-		f.Close()
+	case stats.Written == 0 && m.Absent > 0:
 		return fmt.Errorf("none of %d pages is in the core", m.Absent)
-	}
-	if stats.Written == 0 && stats.Unreadable > 0 {
-		f.Close()
+	case stats.Written == 0 && stats.Unreadable > 0:
 		return fmt.Errorf("none of %d pages could be read, the first: %w", stats.Unreadable, stats.Errors[0])
 	}
 	start := time.Now()
 	if err := a.sumCore(ctx, f, start.Sub(began)); err != nil {
-		f.Close()
 		return err
 	}
-	a.beat.Beat(commitGrace)
+	a.beat.Beat(commitGrace + targets.SyncTime(f))
 	if err := f.Commit(); err != nil {
-		f.Close() // or it is in the way of the unmount
 		return err
 	}
 	a.beat.Beat(0)
@@ -68,7 +70,8 @@ const readBackMargin = 30 * time.Second
 
 // sumCore adds the line of vmcore to SHA256SUMS. A server that gives the core back more
 // slowly than it took it, over a line that loses packets on the way to us, is left in
-// peace: the core is whole, what is missing is the proof.
+// peace, and so is one that does not give it back: the core is whole, what is missing is
+// the proof.
 func (a *attempt) sumCore(ctx context.Context, f targets.File, wrote time.Duration) error {
 	if !a.o.checksum {
 		return nil
@@ -84,7 +87,7 @@ func (a *attempt) sumCore(ctx context.Context, f targets.File, wrote time.Durati
 	switch {
 	case err == nil:
 		a.sums.add(sum)
-	case within.Err() != nil, errors.Is(err, errTooSlow):
+	case within.Err() != nil, errors.Is(err, errTooSlow), errors.Is(err, targets.ErrReadRefused):
 		a.log.printf("no checksum of vmcore: %v", err)
 	default:
 		return fmt.Errorf("read back vmcore: %w", err)

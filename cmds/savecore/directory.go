@@ -73,24 +73,25 @@ func crashOrder(a, b string) int {
 	return strings.Compare(key(a), key(b))
 }
 
-// prune removes the oldest complete dumps beyond keep. It runs only after a
-// success, and the new dump is never among those it removes.
+// prune removes the oldest complete dumps of this host beyond keep. It runs only after
+// a success, and the new dump is never among those it removes. Where the clock was set
+// back nothing is: the names do not tell then which dump is the oldest.
 func (a *attempt) prune(ctx context.Context) {
 	if a.o.keep == 0 {
 		return
 	}
-	entries, err := a.target.List(ctx, "")
+	dirs, ok, err := a.crashes(ctx)
 	if err != nil {
 		a.log.printf("retention: %v", err)
 		return
 	}
-	var complete []string
-	for _, e := range entries {
-		if e.Dir && e.Name != a.dir && isDumpDirectory(e.Name) && a.isComplete(ctx, e.Name) {
-			complete = append(complete, e.Name)
+	if !ok {
+		if len(dirs) > a.o.keep {
+			a.log.printf("retention: %s is not the last by its name: is the clock right? Nothing is removed", a.dir)
 		}
+		return
 	}
-	slices.SortFunc(complete, crashOrder)
+	complete := slices.DeleteFunc(dirs, func(dir string) bool { return dir == a.dir || !a.isComplete(ctx, dir) })
 	for i := 0; i+a.o.keep-1 < len(complete); i++ {
 		a.beat.Beat(removeGrace)
 		if err := a.target.Remove(ctx, complete[i]); err != nil {
@@ -135,7 +136,7 @@ func (e constError) Error() string { return string(e) }
 func sumFile(ctx context.Context, name string, f targets.File, piece time.Duration, beat *watchdog.Beater) (*sum, error) {
 	r, ok := f.(io.ReaderAt)
 	if !ok {
-		return nil, fmt.Errorf("%s cannot be read back on this target", name)
+		return nil, fmt.Errorf("%s: %w", name, targets.ErrReadRefused)
 	}
 	s, moved, done := newSum(name, io.Discard), make(chan struct{}, 1), make(chan error, 1)
 	go func() {

@@ -1,8 +1,13 @@
 package main
 
 import (
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
+
+	"github.com/ukdump/ukdump/internal/vmcoretest"
 )
 
 func TestHostName(t *testing.T) {
@@ -41,5 +46,27 @@ func TestCrashOrder(t *testing.T) {
 	slices.SortFunc(names, crashOrder)
 	if names[0][0] != 'm' || names[1][0] != 'z' || names[2][0] != 'a' {
 		t.Errorf("not in the order of crashes: %v", names)
+	}
+}
+
+// Where the clock says 1970, or an old dump is of a time to come, nobody knows which is
+// the oldest: none is removed. With the clock right again, those of 1970 go first.
+func TestRetentionAfterClockReset(t *testing.T) {
+	root := t.TempDir()
+	recent, older := "router-7-20251101T000000Z-aaaa", "router-7-19700101T000009Z-bbbb"
+	for _, dir := range []string{recent, older} {
+		put(t, filepath.Join(root, dir), "vmcore")
+	}
+	there := func(dir string) bool { _, err := os.Stat(filepath.Join(root, dir, "vmcore")); return err == nil }
+	dead := vmcoretest.File(t, strings.Replace(machine, "CRASHTIME=1763697600", "CRASHTIME=60", 1))
+	r := save(t, root, dead, "-reserve", "0", "-keep", "1")
+	r.want(t, exitSaved, "retention: router-7-19700101T000100Z-", "is not the last by its name: is the clock right?")
+	if !there(recent) || !there(older) {
+		t.Error("a dump was removed by a name that tells nothing")
+	}
+	r = save(t, root, vmcoretest.File(t, machine), "-reserve", "0", "-keep", "2")
+	r.want(t, exitSaved, "retention: removed "+older, "retention: removed router-7-19700101T000100Z-")
+	if !there(recent) || there(older) {
+		t.Error("keep 2 has to leave the new one and the one before it")
 	}
 }

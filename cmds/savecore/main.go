@@ -115,7 +115,7 @@ func parse(args []string, help io.Writer) (o options, err error) {
 	fs.StringVar(&o.format, "format", d.Format, "`format` of the core: kdump, elf or flat")
 	fs.BoolVar(&o.checksum, "checksum", d.Checksum, "read the core back for its line in SHA256SUMS; -checksum=false saves that time")
 	reserve := fs.String("reserve", config.FormatSize(d.Reserve), "`bytes` that stay free on the target (K, M, G)")
-	fs.IntVar(&o.keep, "keep", d.Keep, "complete dumps to keep on the target; 0 keeps all")
+	fs.IntVar(&o.keep, "keep", d.Keep, "complete dumps of this host to keep on the target; 0 keeps all")
 	loop := fs.String("crash-loop", d.CrashLoop.String(), "`N/MINUTES`: of more than N crashes of a host in that time, only the first and the\nnewest keep their cores; or off")
 	fs.IntVar(&o.workers, "workers", d.Workers, "compressing `workers`; 0 is one per CPU")
 	fs.DurationVar(&o.targetTimeout, "target-timeout", d.DeviceTimeout, "`time` for the target to appear and answer")

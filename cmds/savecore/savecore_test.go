@@ -258,8 +258,9 @@ func TestSaveAfterKilledAttempt(t *testing.T) {
 
 func TestRetention(t *testing.T) {
 	core, root := vmcoretest.File(t, machine), t.TempDir()
-	old := []string{"a-20250101T000000Z-aaaa", "z-20240101T000000Z-bbbb", "router-7-20300101T000000Z-cccc"}
-	others := []string{"a-20200101T000000Z-dddd/vmcore-incomplete", "a-20200102T000000Z-eeee/vmcore-dmesg.txt", "notes/vmcore", "x-2020-1234/vmcore"}
+	old := []string{"router-7-20240101T000000Z-bbbb", "router-7-20250101T000000Z-aaaa", "router-7-20251101T000000Z-cccc"}
+	others := []string{"router-7-20200101T000000Z-dddd/vmcore-incomplete", "router-7-20200102T000000Z-eeee/vmcore-dmesg.txt", "notes/vmcore", "x-2020-1234/vmcore",
+		"router-20200103T000000Z-ffff/vmcore", "router-7-8-20200104T000000Z-0001/vmcore", "db-server-20251121T040001Z-0002/vmcore"}
 	for _, name := range append([]string{old[0] + "/vmcore", old[1] + "/vmcore", old[2] + "/vmcore"}, others...) {
 		path := filepath.Join(root, name)
 		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, nil, 0o600)); err != nil {

@@ -100,7 +100,7 @@ func (c *Conn) start() error {
 		return err
 	}
 	if greeting.first() != 2 {
-		return &Error{"connect", greeting}
+		return &Error{"connect", greeting, ""}
 	}
 	if c.config.Secure != nil && !c.config.Implicit {
 		if _, err := c.Command(2, "AUTH", "TLS"); err != nil {
@@ -140,7 +140,7 @@ func (c *Conn) login() error {
 		return err
 	}
 	if r.first() != 2 {
-		return &LoginError{&Error{"the login of " + c.config.User, r}}
+		return &LoginError{&Error{"the login of " + c.config.User, r, ""}}
 	}
 	return nil
 }
@@ -203,7 +203,10 @@ func (c *Conn) Close() {
 
 func (c *Conn) send(verb, arg string) error {
 	if strings.ContainsAny(arg, "\r\n\x00") {
-		return fmt.Errorf("%s %q: FTP has no names with line ends in them", verb, arg)
+		if verb == "PASS" {
+			arg = "..."
+		}
+		return fmt.Errorf("%s %q: FTP has nothing with line ends in it", verb, arg)
 	}
 	if c.broken != nil {
 		return c.broken
@@ -229,7 +232,7 @@ func (c *Conn) reply() (Reply, error) {
 		return Reply{}, c.fail(err)
 	}
 	if r.Code == 421 {
-		return r, c.fail(&Error{"a command", r})
+		return r, c.fail(&Error{"a command", r, ""})
 	}
 	return r, nil
 }
@@ -256,7 +259,7 @@ func (c *Conn) RoundTrip() time.Duration { return c.fastest }
 func (c *Conn) Command(want int, verb, arg string) (Reply, error) {
 	r, err := c.exchange(verb, arg)
 	if err == nil && r.first() != want {
-		err = &Error{strings.TrimSpace(verb + " " + arg), r}
+		err = &Error{strings.TrimSpace(verb + " " + arg), r, arg}
 	}
 	return r, err
 }
@@ -290,7 +293,7 @@ func (c *Conn) Size(path string) (int64, error) {
 	}
 	n, err := strconv.ParseInt(strings.TrimSpace(r.Text[len(r.Text)-1]), 10, 64)
 	if err != nil || n < 0 {
-		return 0, &Error{"SIZE " + path, r}
+		return 0, &Error{"SIZE " + path, r, path}
 	}
 	return n, nil
 }

@@ -66,7 +66,7 @@ func (c *Conn) mlst(name string) (Entry, error) {
 			return e, nil
 		}
 	}
-	return Entry{}, &Error{"MLST " + name, r}
+	return Entry{}, &Error{"MLST " + name, r, name}
 }
 
 // find is for a server that has no SIZE.
@@ -141,7 +141,7 @@ func (c *Conn) list(ctx context.Context, verb, arg string, parse func(line strin
 		}
 		return nil, err
 	}
-	d := &Download{c: c, data: data}
+	d := &Download{c: c, path: arg, data: data}
 	defer d.Close()
 	r := bufio.NewReaderSize(d, maxLine)
 	var entries []Entry

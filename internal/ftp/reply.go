@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path"
 	"strings"
 	"syscall"
 )
@@ -127,6 +128,8 @@ func (e *GarbageError) Error() string {
 type Error struct {
 	Command string // without secrets
 	Reply   Reply
+
+	arg string // of the command: a path, which servers quote
 }
 
 func (e *Error) Error() string {
@@ -160,6 +163,30 @@ func (e *Error) Is(target error) bool {
 	return cause != nil && target == cause
 }
 
+// words is the text of the answer in lower case, without the paths and names that it
+// quotes: a directory named quota says nothing of the disk. proftpd answers
+// "550 /dir/file: Permission denied".
+func (e *Error) words() string {
+	const gone = "\x00"
+	text := strings.ToLower(strings.Join(e.Reply.Text, "\n"))
+	if base := strings.ToLower(path.Base(e.arg)); strings.HasPrefix(e.arg, "/") && base != "/" {
+		text = strings.ReplaceAll(text, strings.ToLower(e.arg), gone)
+		for _, form := range []string{"%s:", "\"%s\"", "'%s'", "<%s>", "(%s)", "[%s]"} {
+			text = strings.ReplaceAll(text, fmt.Sprintf(form, base), gone)
+		}
+		if strings.ContainsAny(base, "0123456789-_.") { // not a word of the answer's own
+			text = strings.ReplaceAll(text, base, gone)
+		}
+	}
+	words := strings.Fields(text)
+	for i, w := range words { // as the server itself sees them, from its own root
+		if strings.HasPrefix(strings.TrimLeft(w, "\"'<(["), "/") {
+			words[i] = gone
+		}
+	}
+	return strings.Join(words, " ")
+}
+
 // cause is what the words of the answer mean, as one of the errors that
 // [Error.Is] knows: the codes alone tell hardly more than that it was refused.
 // nil: the words say nothing.
@@ -167,7 +194,7 @@ func (e *Error) cause() error {
 	if e.Reply.first() < 4 {
 		return nil
 	}
-	text := strings.ToLower(strings.Join(e.Reply.Text, "\n"))
+	text := e.words()
 	for _, k := range []struct {
 		err   error
 		words []string

@@ -88,7 +88,7 @@ func TestErrorMeaning(t *testing.T) {
 		{Reply{530, []string{"Login incorrect."}}, nil, false, false},
 		{Reply{226, []string{"No such file"}}, nil, false, false},
 	} {
-		e := &Error{"X", c.reply}
+		e := &Error{"X", c.reply, ""}
 		for _, known := range []error{fs.ErrNotExist, fs.ErrPermission, fs.ErrExist, syscall.EROFS, syscall.ENOSPC} {
 			if errors.Is(e, known) != (known == c.is) {
 				t.Errorf("%v: is %v: %v", e, known, errors.Is(e, known))

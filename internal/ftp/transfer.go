@@ -76,10 +76,10 @@ func (c *Conn) passive() (addr string, err error) {
 			return "", err
 		case r.Code == 229:
 			if port, ok = parseEPSV(strings.Join(r.Text, " ")); !ok {
-				return "", c.fail(&Error{"EPSV", r})
+				return "", c.fail(&Error{"EPSV", r, ""})
 			}
 		case r.first() == 4:
-			return "", &Error{"EPSV", r}
+			return "", &Error{"EPSV", r, ""}
 		default: // it does not know it, or is told not to
 			c.pasv = true
 		}
@@ -90,7 +90,7 @@ func (c *Conn) passive() (addr string, err error) {
 			return "", err
 		}
 		if port, ok = parsePASV(strings.Join(r.Text, " ")); !ok {
-			return "", c.fail(&Error{"PASV", r})
+			return "", c.fail(&Error{"PASV", r, ""})
 		}
 	}
 	return net.JoinHostPort(c.host, strconv.Itoa(port)), nil
@@ -126,7 +126,7 @@ func (c *Conn) open(ctx context.Context, verb, path string, offset int64) (net.C
 		private, err := c.config.Secure(data)
 		if err != nil {
 			data.Close()
-			return nil, c.fail(c.orReply(&DataError{addr, err}))
+			return nil, c.fail(c.orReply(&DataError{addr, err}, path))
 		}
 		data = private
 	}
@@ -145,13 +145,13 @@ func (c *Conn) begin(verb, path string, offset int64) error {
 
 // orReply is for an error of a data connection: where the server has ended that
 // it tells why, and that is the better error.
-func (c *Conn) orReply(err error) error {
+func (c *Conn) orReply(err error, path string) error {
 	var timeout net.Error
 	if errors.As(err, &timeout) && timeout.Timeout() {
 		return err
 	}
 	if r, e := c.reply(); e == nil && r.first() >= 4 {
-		return &Error{"the transfer", r}
+		return &Error{"the transfer", r, path}
 	}
 	return err
 }
@@ -160,6 +160,7 @@ func (c *Conn) orReply(err error) error {
 // with Abort, which breaks the connection.
 type Upload struct {
 	c    *Conn
+	path string
 	data net.Conn
 	err  error // sticky
 }
@@ -171,7 +172,7 @@ func (c *Conn) Store(ctx context.Context, path string, offset int64) (*Upload, e
 	if err != nil {
 		return nil, err
 	}
-	return &Upload{c: c, data: data}, nil
+	return &Upload{c: c, path: path, data: data}, nil
 }
 
 // Write returns an *Error where the server ended the transfer and said why: its
@@ -183,7 +184,7 @@ func (u *Upload) Write(p []byte) (int, error) {
 	n, err := u.data.Write(p)
 	if err != nil {
 		u.data.Close()
-		if u.err = u.c.orReply(err); u.err == err {
+		if u.err = u.c.orReply(err, u.path); u.err == err {
 			u.c.fail(err)
 		}
 	}
@@ -221,7 +222,7 @@ func (u *Upload) Finish() error {
 	u.data.Close()
 	r, err := u.c.reply()
 	if err == nil && r.first() != 2 {
-		err = &Error{"the transfer", r}
+		err = &Error{"the transfer", r, u.path}
 	}
 	return err
 }
@@ -243,6 +244,7 @@ const errEnded constError = "the transfer has ended"
 // which breaks the connection before that.
 type Download struct {
 	c    *Conn
+	path string
 	data net.Conn
 	err  error // sticky; io.EOF when the server has confirmed the end
 }
@@ -253,7 +255,7 @@ func (c *Conn) Retrieve(ctx context.Context, path string, offset int64) (*Downlo
 	if err != nil {
 		return nil, err
 	}
-	return &Download{c: c, data: data}, nil
+	return &Download{c: c, path: path, data: data}, nil
 }
 
 func (d *Download) Read(p []byte) (int, error) {
@@ -268,7 +270,7 @@ func (d *Download) Read(p []byte) (int, error) {
 		d.err = d.end()
 	default:
 		d.data.Close()
-		if d.err = d.c.orReply(err); d.err == err {
+		if d.err = d.c.orReply(err, d.path); d.err == err {
 			d.c.fail(err)
 		}
 	}
@@ -283,7 +285,7 @@ func (d *Download) end() error {
 	case err != nil:
 		return err
 	case r.first() != 2:
-		return &Error{"the transfer", r}
+		return &Error{"the transfer", r, d.path}
 	}
 	return io.EOF
 }

@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -88,7 +91,7 @@ func cifsData(p peer, s Spec, password string, stall time.Duration, extra string
 	echo := max(1, min(stall/3, 600*time.Second)/time.Second)
 	// A comma within a value is written twice.
 	data := fmt.Sprintf("ip=%s,user=%s,pass=%s,soft,cache=none,echo_interval=%d,uid=0,gid=0,file_mode=0600,dir_mode=0700",
-		p.addr, s.User, strings.ReplaceAll(password, ",", ",,"), echo)
+		numberZone(p.addr), s.User, strings.ReplaceAll(password, ",", ",,"), echo)
 	vers := s.param("vers")
 	if vers == "" {
 		vers = "default" // 2.1 or the best above it
@@ -109,19 +112,13 @@ func cifsData(p peer, s Spec, password string, stall time.Duration, extra string
 	return data
 }
 
-// maxCIFSPassword is CIFS_MAX_PASSWORD_LEN without its NUL.
-const maxCIFSPassword = 512
-
-func cifsPassword(s Spec) (string, error) {
-	text, err := readSmall("password-file", s.param("password-file"))
-	if err != nil {
-		return "", err
+// numberZone writes the zone of a link-local address as the index of its interface:
+// cifs_convert_address knows no names (fs/smb/client/netmisc.c).
+func numberZone(a netip.Addr) netip.Addr {
+	if link, err := net.InterfaceByName(a.Zone()); a.Zone() != "" && err == nil {
+		return a.WithZone(strconv.Itoa(link.Index))
 	}
-	password := strings.TrimRight(string(text), "\r\n")
-	if password == "" || len(password) > maxCIFSPassword || strings.ContainsFunc(password, isControl) {
-		return "", permanent(fmt.Errorf("password-file=%s: want one line of at most %d characters", s.param("password-file"), maxCIFSPassword), "")
-	}
-	return password, nil
+	return a
 }
 
 func openCIFS(ctx context.Context, s Spec, opts Options) (Target, error) {
@@ -129,7 +126,7 @@ func openCIFS(ctx context.Context, s Spec, opts Options) (Target, error) {
 	if err != nil {
 		return nil, newError("mount", "", s.String(), err)
 	}
-	password, err := cifsPassword(s)
+	password, err := readPassword(s)
 	if err != nil {
 		return nil, newError("open", "", s.String(), err)
 	}

@@ -23,6 +23,10 @@ const (
 	// ErrSpaceUnknown is returned by Space where the protocol cannot tell.
 	ErrSpaceUnknown constError = "the target cannot tell its free space"
 
+	// ErrReadRefused is in the error of a ReadAt where the server lets nobody
+	// read the file back. What was written is not in doubt.
+	ErrReadRefused constError = "the server does not let it be read back"
+
 	// ErrUnsupported is returned for a scheme that is known but not part of
 	// this build.
 	ErrUnsupported constError = "not supported by this build"

@@ -107,12 +107,11 @@ func newFTPTarget(s Spec, opts Options) (*ftpTarget, error) {
 			return newFTPLine(c, opts), nil
 		},
 	}
-	if name := s.param("password-file"); name != "" {
-		text, err := readSmall("password-file", name)
-		if err != nil {
+	if s.param("password-file") != "" {
+		var err error
+		if t.login.Password, err = readPassword(s); err != nil {
 			return nil, err
 		}
-		t.login.Password = strings.TrimRight(string(text), "\r\n")
 	}
 	t.closed, t.setClosed = context.WithCancelCause(context.Background())
 	return t, nil

@@ -46,6 +46,8 @@ type ftpFile struct {
 	begun bool   // the mark may be overwritten
 	first byte   // of the file
 
+	seen   *ftp.Conn // the last one on which the file was there
+	afresh bool      // conn is another one
 	conn   *ftp.Conn // while something is under way
 	up     *ftp.Upload
 	watch  ftpWatch  // of up
@@ -95,6 +97,7 @@ func (f *ftpFile) create(ctx context.Context, c *ftp.Conn) error {
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
+	f.seen = c
 	f.mark = fmt.Appendf(nil, "ukdump has sent nothing of this file yet: %016x\n", rand.Uint64())
 	if !f.t.restarts.known() {
 		if err := f.tryRestarts(ctx, c); err != nil || f.t.restarts.works() {
@@ -292,7 +295,13 @@ func (f *ftpFile) runReading(op func(c *ftp.Conn) error) error {
 			f.conn = c
 		}
 		c := f.conn
+		f.afresh = c != f.seen
 		err := op(c)
+		if err == nil {
+			f.seen = c
+		} else if f.afresh && !errors.Is(err, errLost) {
+			err = notYet(err)
+		}
 		if err != nil && (c.Broken() != nil || f.t.isLost(c, err)) {
 			f.release()
 		}
@@ -391,7 +400,7 @@ func (f *ftpFile) resume(c *ftp.Conn) error {
 	e, err := c.Stat(f.incomplete())
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return permanent(fmt.Errorf("%s is gone", f.incomplete()), "another attempt took it away")
+		return f.gone()
 	case err != nil:
 		return err
 	case !f.begun:
@@ -424,6 +433,29 @@ func (f *ftpFile) resume(c *ftp.Conn) error {
 	return nil
 }
 
+// gone is the error of a file that is not there. On another connection than before it may
+// be a server that has restarted, and answers before the disk is mounted that has it.
+func (f *ftpFile) gone() error {
+	err := fmt.Errorf("%w%s is gone", hidden{fs.ErrNotExist}, f.incomplete())
+	if f.afresh {
+		return notYet(err)
+	}
+	return permanent(err, "another attempt took it away")
+}
+
+// there comes before a transfer that resume does not begin: on another connection than
+// before that could make a new file.
+func (f *ftpFile) there(c *ftp.Conn) error {
+	if !f.afresh {
+		return nil
+	}
+	_, err := c.Stat(f.incomplete())
+	if errors.Is(err, fs.ErrNotExist) {
+		return f.gone()
+	}
+	return err
+}
+
 // isOurs looks for the mark: FTP has nothing else by which the file of a later
 // attempt could be told from this one. Where that may not be read it is not.
 func (f *ftpFile) isOurs(c *ftp.Conn) error {
@@ -454,9 +486,13 @@ func (f *ftpFile) flush(c *ftp.Conn) error {
 		if !ok {
 			return nil
 		}
+		if err := f.there(c); err != nil {
+			return err
+		}
 		if err := f.put(f.t.closed, c, p.b, p.off); err != nil {
 			return err
 		}
+		f.seen, f.afresh = c, false
 		f.patches.drop()
 		f.t.progress()
 	}
@@ -506,10 +542,16 @@ func (f *ftpFile) ReadAt(p []byte, off int64) (n int, err error) {
 // read reads some, and at the end of the file the server's word for it.
 func (f *ftpFile) read(c *ftp.Conn, p []byte, off int64) (n int, err error) {
 	if f.down == nil {
+		if err := f.there(c); err != nil {
+			return 0, err
+		}
 		f.down, err = c.Retrieve(f.t.closed, f.incomplete(), off)
 		f.downAt = off
-		if err != nil {
+		if errors.Is(err, fs.ErrNotExist) || err != nil && !isRefusal(c, err) {
 			return 0, refusal(err)
+		}
+		if err != nil {
+			return 0, permanent(fmt.Errorf("%w: %w", ErrReadRefused, err), "")
 		}
 	}
 	n, err = f.down.Read(p)
@@ -571,7 +613,7 @@ func (f *ftpFile) verify(c *ftp.Conn) error {
 	e, err := c.Stat(f.incomplete())
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return permanent(fmt.Errorf("%s is gone", f.incomplete()), "another attempt took it away")
+		return f.gone()
 	case err == nil && e.Size != f.size.Load():
 		return transient(fmt.Errorf("the server has %d bytes, %d were written", e.Size, f.size.Load()), "does something else write there")
 	}

@@ -109,7 +109,8 @@ func tlsConfig(s Spec) (*tls.Config, error) {
 	if !roots.AppendCertsFromPEM(text) {
 		return nil, permanent(fmt.Errorf("ca=%s: holds no certificate", name), "want PEM: -----BEGIN CERTIFICATE-----")
 	}
-	config.VerifyConnection = func(cs tls.ConnectionState) error { return checkChain(cs, roots, name) }
+	host, _, _ := strings.Cut(s.Host, "%") // certificates have no zones
+	config.VerifyConnection = func(cs tls.ConnectionState) error { return checkChain(cs, roots, host, name) }
 	return config, nil
 }
 
@@ -123,11 +124,12 @@ func checkPins(cs tls.ConnectionState, pins [][sha256.Size]byte) error {
 	return refused(cs, fmt.Errorf("not the one of fingerprint="))
 }
 
-// checkChain looks whether an authority of ca= vouches for the server's name.
+// checkChain looks whether an authority of ca= vouches for the server's name or
+// address; cs.ServerName is what was sent to the server, which no address is.
 // The clock of a capture kernel can be years behind: a certificate that is not
 // valid yet makes it now.
-func checkChain(cs tls.ConnectionState, roots *x509.CertPool, file string) error {
-	o := x509.VerifyOptions{Roots: roots, DNSName: cs.ServerName, Intermediates: x509.NewCertPool(), CurrentTime: time.Now()}
+func checkChain(cs tls.ConnectionState, roots *x509.CertPool, host, file string) error {
+	o := x509.VerifyOptions{Roots: roots, DNSName: host, Intermediates: x509.NewCertPool(), CurrentTime: time.Now()}
 	for i, c := range cs.PeerCertificates {
 		if o.CurrentTime.Before(c.NotBefore) {
 			o.CurrentTime = c.NotBefore

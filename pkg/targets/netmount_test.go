@@ -207,7 +207,7 @@ func TestCIFSPassword(t *testing.T) {
 		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		got, err := cifsPassword(mustParse(t, "cifs://u@h/s?password-file="+name))
+		got, err := readPassword(mustParse(t, "cifs://u@h/s?password-file="+name))
 		if got != want || (err == nil) != (want != "") || err != nil && strings.Contains(err.Error(), "a\nb") {
 			t.Errorf("%.20q: %.20q, %v", text, got, err)
 		}

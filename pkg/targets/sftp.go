@@ -190,7 +190,23 @@ func (t *sftpTarget) onPatient(ctx context.Context, patience time.Duration, op f
 		if lost := t.lostFor(); lost > t.opts.reconnect() {
 			return transient(fmt.Errorf("%w; no way to go on for %v", err, lost.Round(time.Second)), "")
 		}
+		// A server that answers, and lacks what it had, must not be asked in a loop.
+		if s != nil && s.alive() {
+			if err := sleep(ctx, firstBackoff); err != nil {
+				return err
+			}
+		}
 	}
+}
+
+// notYet is for what was there before the connection was lost. A server that restarts
+// may answer before the disk is mounted that has it, so it counts as lost too, for as
+// long as a connection may be.
+func notYet(err error) error {
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return fmt.Errorf("%w%w", hidden{errLost}, err)
 }
 
 // remote is the path on the server.
@@ -202,8 +218,11 @@ func (t *sftpTarget) Space(ctx context.Context) (free uint64, err error) {
 			return permanent(ErrSpaceUnknown, "")
 		}
 		v, err := s.StatVFS(t.spec.Path)
-		if err == nil {
+		switch {
+		case err == nil:
 			free = v.Bavail * v.Frsize
+		case answered(err):
+			return permanent(fmt.Errorf("%w: %w", ErrSpaceUnknown, err), "")
 		}
 		return err
 	})
@@ -392,11 +411,16 @@ func (t *sftpTarget) forgetDirs() {
 // littleSpace is what a failed write may have left on a full file system.
 const littleSpace = 4 << 20
 
+// isFailure is true where the server has said "Failure" and no more.
+func isFailure(err error) bool {
+	var status *sftp.StatusError
+	return errors.As(err, &status) && status.FxCode() == sftp.ErrSSHFxFailure
+}
+
 // diagnose finds out what the server calls just "Failure": version 3 of SFTP has
 // no words for a full or a read-only file system.
 func (t *sftpTarget) diagnose(s *sftpSession, dir string, err error) error {
-	var status *sftp.StatusError
-	if !errors.As(err, &status) || status.FxCode() != sftp.ErrSSHFxFailure {
+	if !isFailure(err) {
 		return err
 	}
 	if _, ok := s.HasExtension("statvfs@openssh.com"); !ok {
@@ -411,6 +435,44 @@ func (t *sftpTarget) diagnose(s *sftpSession, dir string, err error) error {
 		return permanent(fmt.Errorf("%w: %w", err, syscall.EROFS), "")
 	case v.Bavail*v.Frsize < littleSpace, v.Files > 0 && v.Favail == 0:
 		return permanent(fmt.Errorf("%w: %w", err, syscall.ENOSPC), "")
+	}
+	return err
+}
+
+// probe finds out whether a write that ended at byte end met a limit that statvfs
+// does not show: a quota, if as little as another file may have left does not fit
+// either; or a limit for each file, if no other file may become so long. The first
+// one needs no space beyond that, the second one none where files have holes.
+func (t *sftpTarget) probe(s *sftpSession, dir string, end int64, err error) error {
+	name := path.Join(dir, IncompleteName("space"))
+	h, e := s.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC)
+	if e != nil {
+		return cmpOr(unanswered(e), err)
+	}
+	limit := syscall.ENOSPC
+	zeros := make([]byte, s.packet)
+	for off := 0; off < littleSpace && e == nil; off += len(zeros) {
+		_, e = h.WriteAt(zeros, int64(off))
+	}
+	if e == nil {
+		limit = syscall.EFBIG
+		e = h.Truncate(end)
+	}
+	closed := h.Close()
+	removed := s.Client.Remove(name)
+	if lost := errors.Join(unanswered(e), unanswered(closed), unanswered(removed)); lost != nil {
+		return lost
+	}
+	if isFailure(e) || isFailure(closed) {
+		return permanent(fmt.Errorf("%w: %w", err, limit), "")
+	}
+	return err
+}
+
+// unanswered is err unless the server told it.
+func unanswered(err error) error {
+	if err == nil || answered(err) {
+		return nil
 	}
 	return err
 }

@@ -51,9 +51,12 @@ type sftpFile struct {
 
 	acked int64 // one past the highest byte acknowledged
 
+	probing sync.Mutex // held by the one that looks for a limit, see limited
+
 	opening sync.Mutex
 	session *sftpSession // on which the file is open,
 	handles []*sftp.File // on each of its lanes; nil: not yet
+	missing absence
 
 	reading     sync.Mutex
 	readNext    int64  // where one that reads in order goes on
@@ -61,8 +64,18 @@ type sftpFile struct {
 	aheadOff    int64
 	aheadWrites int // the value of writes when that was so
 
-	unsynced string // why Commit could not sync
+	settled  *sftpSession // on which Commit has found all of the file
+	unsynced string       // why it could not sync
 }
+
+// absence is that a file is not there after a lost connection.
+type absence struct {
+	since, asked time.Time // asked: the last time
+	err          error     // what the server said; nil: it is there
+}
+
+// askAgain is how often all workers together look whether the file is back.
+const askAgain = 500 * time.Millisecond
 
 // chunk is a piece of the file that the server has not acknowledged yet.
 type chunk struct {
@@ -221,7 +234,7 @@ func (f *sftpFile) work(n int) {
 	for c := f.take(); c != nil; c = f.take() {
 		err := f.t.on(f.live, func(s *sftpSession) error { return f.send(s, n, c) })
 		if err != nil {
-			f.fail("write", err)
+			f.fail("write", f.limited(err, c.end()))
 		}
 	}
 }
@@ -295,10 +308,15 @@ func (f *sftpFile) opened(s *sftpSession, worker int) (*sftp.File, error) {
 }
 
 func (f *sftpFile) reopen(s *sftpSession) error {
-	h, err := s.OpenFile(f.incomplete(), os.O_RDWR)
-	if err != nil {
-		return fmt.Errorf("open again after a lost connection: %w", err)
+	if f.missing.err != nil && time.Since(f.missing.asked) < askAgain {
+		return f.notYet(f.missing.err)
 	}
+	h, err := s.OpenFile(f.incomplete(), os.O_RDWR)
+	f.missing.asked = time.Now()
+	if err != nil {
+		return f.notYet(fmt.Errorf("open again after a lost connection: %w", err))
+	}
+	f.missing.err = nil
 	info, err := h.Stat()
 	if err != nil {
 		return err
@@ -319,6 +337,22 @@ func (f *sftpFile) reopen(s *sftpSession) error {
 	f.t.opts.logf("%s: %s goes on at byte %d", f.t.login.addr, f.name, f.prefix())
 	f.session, f.handles = s, []*sftp.File{h}
 	return nil
+}
+
+// notYet bounds the wait for each file by itself: that the server does other things
+// meanwhile is no progress here. It needs opening.
+func (f *sftpFile) notYet(err error) error {
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if f.missing.err == nil {
+		f.missing.since = time.Now()
+	}
+	f.missing.err = err
+	if since := time.Since(f.missing.since); since > f.t.opts.reconnect() {
+		return transient(fmt.Errorf("%w; no way to go on for %v", err, since.Round(time.Second)), "")
+	}
+	return notYet(err)
 }
 
 // release closes the file where it is open. It needs opening.
@@ -358,6 +392,31 @@ func (f *sftpFile) prefix() int64 {
 		low = min(low, c.off)
 	}
 	return low
+}
+
+// limited finds out, where the server has said no more than that something has
+// failed with the bytes before end, whether they met a limit. Only the first to
+// fail asks, and not for long.
+func (f *sftpFile) limited(err error, end int64) error {
+	var known *remoteCause
+	if !isFailure(err) || errors.As(err, &known) {
+		return err
+	}
+	f.probing.Lock()
+	defer f.probing.Unlock()
+	f.mu.Lock()
+	late := f.err != nil
+	f.mu.Unlock()
+	if late {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(f.live, f.t.opts.stall())
+	defer cancel()
+	found := f.t.on(ctx, func(s *sftpSession) error { return f.t.probe(s, path.Dir(f.final()), end, err) })
+	if !isFailure(found) { // nobody answers any more
+		return err
+	}
+	return found
 }
 
 // fail keeps the first error and returns it.
@@ -462,8 +521,12 @@ func (f *sftpFile) fetch(p []byte, off int64) (n int, err error) {
 			return err
 		}
 		n, err = h.ReadAt(p, off)
-		if err == io.EOF { // the server's answer: a broken connection is another
+		var status *sftp.StatusError
+		switch {
+		case err == io.EOF: // the server's answer: a broken connection is another
 			err = nil
+		case errors.Is(err, fs.ErrPermission), errors.As(err, &status) && status.FxCode() == sftp.ErrSSHFxOpUnsupported:
+			err = permanent(fmt.Errorf("%w: %w", ErrReadRefused, err), "")
 		}
 		return err
 	})
@@ -479,9 +542,8 @@ func (f *sftpFile) Commit() error {
 		return err
 	}
 	ctx := f.t.closed
-	patience := f.t.opts.stall() + time.Duration(f.Size()/fsyncRate)*time.Second
-	if err := f.t.onPatient(ctx, patience, f.settle); err != nil {
-		return f.fail("sync", err)
+	if err := f.t.onPatient(ctx, f.syncTime(), f.settle); err != nil {
+		return f.fail("sync", f.limited(err, f.Size()))
 	}
 	f.mu.Lock()
 	f.ended = true
@@ -491,12 +553,22 @@ func (f *sftpFile) Commit() error {
 	again := false
 	err := f.t.on(ctx, func(s *sftpSession) error {
 		defer func() { again = true }()
-		return rename(s, f.incomplete(), f.final(), again)
+		err := rename(s, f.incomplete(), f.final(), again)
+		if s == f.settled {
+			return err
+		}
+		f.opening.Lock()
+		defer f.opening.Unlock()
+		return f.notYet(err)
 	})
 	if err != nil {
 		return f.fail("commit", err)
 	}
 	return nil
+}
+
+func (f *sftpFile) syncTime() time.Duration {
+	return f.t.opts.stall() + time.Duration(f.Size()/fsyncRate)*time.Second
 }
 
 // settle makes the bytes durable, as far as the server can, and makes sure that
@@ -524,6 +596,7 @@ func (f *sftpFile) settle(s *sftpSession) error {
 	if err != nil {
 		return err
 	}
+	f.settled = s
 	f.opening.Lock()
 	defer f.opening.Unlock()
 	return atOnce(setTime, f.release)
@@ -531,7 +604,8 @@ func (f *sftpFile) settle(s *sftpSession) error {
 
 // ours makes sure that the incomplete name still is this file, and not one that
 // a later attempt created while this one was stuck. SFTP tells no inode: so the
-// time of the name is changed, and looked at through the open file. What it
+// time of the name is changed, and looked at through the open file. A server that
+// keeps times as they are, and may say that it does not, tells nothing. What it
 // returns sets the time back.
 func (f *sftpFile) ours(s *sftpSession, h *sftp.File, mtime time.Time) (setTime func() error, err error) {
 	mark := mtime.Add(-24 * time.Hour).Truncate(2 * time.Second) // vfat counts in these
@@ -548,8 +622,14 @@ func (f *sftpFile) ours(s *sftpSession, h *sftp.File, mtime time.Time) (setTime 
 	if err != nil {
 		return nil, err
 	}
-	if !marked.ModTime().Equal(mark) && marked.ModTime().Equal(mtime) {
-		return nil, permanent(fmt.Errorf("%s now is the file of another attempt", f.incomplete()), "")
+	if !marked.ModTime().Equal(mark) {
+		named, err := s.Lstat(f.incomplete())
+		if err != nil {
+			return nil, err
+		}
+		if named.ModTime().Equal(mark) {
+			return nil, permanent(fmt.Errorf("%s now is the file of another attempt", f.incomplete()), "")
+		}
 	}
 	return func() error { return missingIsFine(s.Chtimes(f.incomplete(), mtime, mtime)) }, nil
 }

@@ -91,6 +91,23 @@ func readSmall(key, name string) ([]byte, error) {
 	return b[:n:n], nil
 }
 
+// maxPassword is CIFS_MAX_PASSWORD_LEN without its NUL; for FTP it is plenty.
+const maxPassword = 512
+
+// readPassword is for protocols in which a password is a part of a line or of a list.
+func readPassword(s Spec) (string, error) {
+	name := s.param("password-file")
+	text, err := readSmall("password-file", name)
+	if err != nil {
+		return "", err
+	}
+	password := strings.TrimRight(string(text), "\r\n")
+	if password == "" || len(password) > maxPassword || strings.ContainsFunc(password, isControl) {
+		return "", permanent(fmt.Errorf("password-file=%s: want one line of at most %d characters", name, maxPassword), "")
+	}
+	return password, nil
+}
+
 func (l *sshLogin) addKey(s Spec) error {
 	name := s.param("key")
 	if name == "" {

@@ -160,7 +160,12 @@ type sftpChannel struct {
 
 func (s *sftpSession) channel(l *sshLogin) (c sftpChannel, err error) {
 	const noSFTP = "has the account SFTP? sshd_config wants: Subsystem sftp internal-sftp"
+	const ended = "the server let the user in and ended the connection: is it on its way up"
 	ch, reqs, err := s.conn.OpenChannel("session", nil)
+	var rejected *ssh.OpenChannelError
+	if err != nil && !errors.As(err, &rejected) {
+		return c, transient(fmt.Errorf("%s: open a session: no answer", l.addr), ended)
+	}
 	if err != nil {
 		return c, permanent(fmt.Errorf("%s: open a session: %w", l.addr, err), noSFTP)
 	}
@@ -168,13 +173,17 @@ func (s *sftpSession) channel(l *sshLogin) (c sftpChannel, err error) {
 	go io.Copy(io.Discard, ch.Stderr())
 	ok, err := ch.SendRequest("subsystem", true, ssh.Marshal(struct{ Name string }{"sftp"}))
 	if err != nil {
-		return c, transient(fmt.Errorf("%s: start SFTP: %w", l.addr, err), "")
+		return c, transient(fmt.Errorf("%s: start SFTP: %w", l.addr, err), ended)
 	}
 	if !ok {
 		return c, permanent(fmt.Errorf("%s refuses user %s the subsystem sftp", l.addr, l.user), noSFTP)
 	}
 	pipe := &sftpPipe{Channel: ch, wire: s.wire, begun: make([]byte, 0, packet), last: &s.moved}
-	if c.limit, c.roundTrip, err = pipe.greet(); err != nil {
+	c.limit, c.roundTrip, err = pipe.greet()
+	if err != nil && !s.answers() {
+		return c, transient(fmt.Errorf("%s: start SFTP: %w", l.addr, err), ended)
+	}
+	if err != nil {
 		return c, permanent(fmt.Errorf("%s: start SFTP: %w", l.addr, err), noSFTP+"; a shell start file that prints something breaks it too")
 	}
 	size := packet
@@ -187,6 +196,12 @@ func (s *sftpSession) channel(l *sshLogin) (c sftpChannel, err error) {
 	}
 	go s.wait(c.Client)
 	return c, nil
+}
+
+// answers is true while the server's SSH does.
+func (s *sftpSession) answers() bool {
+	_, _, err := s.conn.SendRequest("keepalive@openssh.com", true, nil)
+	return err == nil
 }
 
 // wait finds out why SFTP ended: with its connection, or alone.
@@ -315,7 +330,7 @@ func (s *sftpSession) watch() {
 				return
 			}
 			// The answer, or its absence, is for the deadlines of conn.
-			if _, _, err := s.conn.SendRequest("keepalive@openssh.com", true, nil); err != nil {
+			if !s.answers() {
 				s.conn.Close() // its own error is the cause, see wait
 				return
 			}

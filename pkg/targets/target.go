@@ -170,6 +170,15 @@ func MaxFileSize(t Target) int64 {
 	return math.MaxInt64
 }
 
+// SyncTime is how long Commit may wait for f's server to write what it has to its
+// disk, without anything that moves; 0 where that does not depend on the size.
+func SyncTime(f File) time.Duration {
+	if s, ok := f.(interface{ syncTime() time.Duration }); ok {
+		return s.syncTime()
+	}
+	return 0
+}
+
 // Unconfirmed tells why a file that was committed without error may still not
 // be on stable storage: the protocol has no way to ask. Empty: it is.
 func Unconfirmed(f File) string {
