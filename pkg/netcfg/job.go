@@ -58,13 +58,14 @@ func (j *job) stuck() bool {
 	return j.has(failed) && !j.has(trying)
 }
 
-// pending tells that a step may still lead to the target: the first address, or
-// what the target's family waits for when the other one has come first.
+// pending tells that a step may still lead to the target: the first address, a
+// carrier that was lost, or what the target's family waits for when the other one
+// has come first.
 func (j *job) pending(target []netip.Addr) bool {
 	if !j.ready() {
 		return !j.stuck()
 	}
-	return slices.ContainsFunc(target, func(a netip.Addr) bool {
+	return j.has(trying, stepCarrier) || slices.ContainsFunc(target, func(a netip.Addr) bool {
 		if a.Is4() {
 			return j.has(trying, stepLease4)
 		}
@@ -88,7 +89,10 @@ func (j *job) run(ctx context.Context) {
 		stay, lost := context.WithCancel(ctx)
 		var wg sync.WaitGroup
 		wg.Go(func() {
-			j.n.events.wait(stay, func() bool { now, ok := byIndex(l.index); return !ok || !now.running })
+			err := j.n.events.wait(stay, func() bool { now, ok := byIndex(l.index); return !ok || !now.running })
+			if err == nil {
+				j.carrierLost() // at once: the routes are gone already
+			}
 			lost()
 		})
 		j.configure(stay, l.index)
@@ -181,8 +185,10 @@ func (j *job) carrier(ctx context.Context, index int) bool {
 			return true
 		}
 		switch waited := time.Since(start); {
-		case j.flaps > 0:
+		case j.flaps > 0 && waited < limit:
 			j.begin(stepCarrier, start, "carrier lost%s, {} ago", j.times())
+		case j.flaps > 0:
+			j.set(stepCarrier, failed, "carrier lost%s, not back in %s", j.times(), seconds(limit))
 		case waited < limit:
 			j.begin(stepCarrier, start, "no carrier in {}")
 		default:
@@ -195,6 +201,12 @@ func (j *job) carrier(ctx context.Context, index int) bool {
 	}
 	j.set(stepCarrier, done, "carrier after %s%s", seconds(time.Since(start)), j.lostBefore())
 	return true
+}
+
+func (j *job) carrierLost() {
+	j.flaps++
+	j.put(entry{stepCarrier, fmt.Sprintf("carrier lost%s, {} ago", j.times()), time.Now(), trying})
+	j.n.log("%s: carrier lost%s", j.name, j.times())
 }
 
 func (j *job) times() string {
@@ -232,11 +244,6 @@ func (j *job) configure(ctx context.Context, index int) {
 	j.n.events.fire()
 	wg.Wait()
 	<-ctx.Done()
-	if j.n.ctx.Err() == nil {
-		j.flaps++
-		j.forget(stepCarrier)
-		j.n.log("%s: carrier lost%s", j.name, j.times())
-	}
 }
 
 func (j *job) setStatic(index int) {

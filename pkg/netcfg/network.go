@@ -69,6 +69,7 @@ func (p Plan) Up(ctx context.Context, host string, o Options) (*Network, error) 
 	if lo, err := netlink.LinkByName("lo"); err == nil {
 		netlink.LinkSetUp(lo)
 	}
+	heedCarriers()
 	n.startJobs()
 	if err := n.await(ctx, host); err != nil {
 		n.Close()
@@ -175,12 +176,12 @@ func (n *Network) await(ctx context.Context, host string) error {
 		defer cancel()
 		target.start(lctx)
 	}
-	var only time.Time // since when there is a default route
-	gaveUp := false
+	var only time.Time    // since when there is a default route
+	var settled time.Time // since when nothing is to come
 	err := n.events.wait(ctx, func() bool {
-		_, gaveUp = n.progress(target.found())
 		if host == "" {
-			return gaveUp
+			_, all := n.progress(nil)
+			return all
 		}
 		for _, a := range target.found() {
 			r, ok := usable(a)
@@ -195,7 +196,14 @@ func (n *Network) await(ctx context.Context, host string) error {
 				return true
 			}
 		}
-		return gaveUp && target.settled()
+		// The kernel tells of a carrier and its routes one after the other, so
+		// what is seen in a moment may be the half of it.
+		if _, all := n.progress(target.found()); !all || !target.settled() {
+			settled = time.Time{}
+		} else if settled.IsZero() {
+			settled = time.Now()
+		}
+		return !settled.IsZero() && time.Since(settled) > glance/2
 	})
 	switch ready, _ := n.progress(nil); {
 	case err == nil && host == "" && ready:

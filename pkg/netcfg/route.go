@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -17,6 +19,17 @@ import (
 // interfaces never fight for the same route, and all go before those of router
 // advertisements, which have 1024.
 const metric = 100
+
+// heedCarriers lets the kernel pass over routes whose interface has no carrier
+// (ignore_routes_with_linkdown of Documentation/networking/ip-sysctl.rst): by
+// itself it goes on sending into a cable that is out, though another interface
+// leads to the target. Interfaces to come take the value of "default".
+func heedCarriers() {
+	files, _ := filepath.Glob("/proc/sys/net/ipv[46]/conf/*/ignore_routes_with_linkdown")
+	for _, name := range files {
+		os.WriteFile(name, []byte("1"), 0) // where it is not, routes are as before
+	}
+}
 
 // lookupRoute asks the kernel.
 func lookupRoute(a netip.Addr) (route, error) {
@@ -237,6 +250,7 @@ func demote(a netip.Addr, index int) bool {
 			continue
 		}
 		old := r
+		r.Flags &^= unix.RTNH_F_LINKDOWN | unix.RTNH_F_DEAD // which the kernel tells, and does not take
 		r.Priority = max(last+1, behind)
 		// It is there already when a lease brought the first one back.
 		if err := netlink.RouteAdd(&r); err == nil || errors.Is(err, unix.EEXIST) {
