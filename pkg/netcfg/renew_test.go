@@ -17,6 +17,7 @@ type dhcpd struct {
 	give   string
 	mute   bool
 	refuse bool
+	lease  time.Duration // 0: 10 s
 	seen   lines
 }
 
@@ -79,9 +80,13 @@ func (d *dhcpd) answer(p []byte, from net.Addr) *dhcpv4.DHCPv4 {
 	case d.refuse && !m.ClientIPAddr.IsUnspecified():
 		kind = dhcpv4.MessageTypeNak
 	}
+	lease := d.lease
+	if lease == 0 {
+		lease = 10 * time.Second
+	}
 	options := []dhcpv4.Modifier{dhcpv4.WithMessageType(kind), dhcpv4.WithYourIP(net.ParseIP(d.give)),
-		dhcpv4.WithOption(dhcpv4.OptServerIdentifier(net.ParseIP("10.9.0.1"))), dhcpv4.WithLeaseTime(10),
-		dhcpv4.WithOption(dhcpv4.OptRenewTimeValue(1 * time.Second)), dhcpv4.WithOption(dhcpv4.OptRebindingTimeValue(3 * time.Second))}
+		dhcpv4.WithOption(dhcpv4.OptServerIdentifier(net.ParseIP("10.9.0.1"))), dhcpv4.WithLeaseTime(uint32(lease / time.Second)),
+		dhcpv4.WithOption(dhcpv4.OptRenewTimeValue(lease / 10)), dhcpv4.WithOption(dhcpv4.OptRebindingTimeValue(lease * 3 / 10))}
 	if m.ClientIPAddr.IsUnspecified() { // a renewal tells less, as Windows does
 		options = append(options, dhcpv4.WithNetmask(net.CIDRMask(24, 32)), dhcpv4.WithRouter(net.ParseIP("10.9.0.1")))
 	}
@@ -123,6 +128,37 @@ func TestRenewal(t *testing.T) {
 	d.set(func() { d.mute = false })
 	before := d.seen.count("unicast REQUEST for 10.9.0.51")
 	d.seen.await("unicast REQUEST for 10.9.0.51", before+1, 10*time.Second)
+}
+
+// A lease of another address of the same network leaves the NIC with it, and with
+// the address of the words, whichever the kernel takes for the first.
+func TestOtherAddress(t *testing.T) {
+	if !namespace(t) {
+		return
+	}
+	p := newPeer(t)
+	p.cable("eth0", "port")
+	p.sh(server4)
+	p.listen(":2222")
+	d := &dhcpd{lease: time.Hour}
+	p.dhcpd(d)
+	for _, tt := range []struct{ words, give, want string }{
+		{"ip=eth0:dhcp", "10.9.0.50", `^\S+/24\n$`},
+		{"ip=eth0:dhcp", "10.9.0.51", `^\S+/24\n$`},
+		{"ip=10.9.0.7:::24::eth0:dhcp", "10.9.0.52", `^(?s)\S+/24\n\S+/24\n$`},
+	} {
+		c := newClient(t)
+		d.set(func() { d.give = tt.give })
+		n := c.up(tt.words, "10.9.0.1", 20*time.Second)
+		c.log.await("eth0: has "+tt.give+"/24, gateway 10.9.0.1", 1, 10*time.Second)
+		const list = "ip -4 -o addr show eth0 | awk '{print $4}'"
+		has(t, list, tt.want)
+		has(t, list, `(?m)^`+tt.give+`/24$`)
+		has(t, "ip route", `default via 10.9.0.1 dev eth0 src `+tt.give)
+		c.reach(n, "10.9.0.1", 2222, 10*time.Second)
+		n.Close()
+	}
+	has(t, "ip -4 addr show eth0", "inet 10.9.0.7/24")
 }
 
 // What servers send that makes no sense.
