@@ -38,6 +38,9 @@ func (n *Network) Reach(ctx context.Context, host string, port int) error {
 		for _, a := range list {
 			step, err := n.reachAddress(ctx, netip.AddrPortFrom(a, uint16(port)))
 			if err == nil {
+				n.mu.Lock()
+				n.answered[host] = a
+				n.mu.Unlock()
 				n.log("network: %s answers on port %d after %s", host, port, took(start))
 				return nil
 			}

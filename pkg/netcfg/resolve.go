@@ -13,8 +13,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // resolvConf is resolv.conf(5): written when servers become known, read when
@@ -303,7 +301,7 @@ func (t *lookup) failure() error {
 }
 
 // Dial is a net.Dialer's for targets: it resolves names by what this network
-// knows, and tries all addresses.
+// knows, and tries all addresses, that which Reach has found to answer first.
 func (n *Network) Dial(ctx context.Context, network, address string) (net.Conn, error) {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
@@ -313,6 +311,11 @@ func (n *Network) Dial(ctx context.Context, network, address string) (net.Conn, 
 	if err != nil {
 		return nil, err
 	}
+	n.mu.Lock()
+	if i := slices.Index(list, n.answered[host]); i > 0 {
+		list = slices.Insert(slices.Delete(list, i, i+1), 0, n.answered[host])
+	}
+	n.mu.Unlock()
 	var errs []error
 	for i, a := range list {
 		dctx, cancel := ctx, context.CancelFunc(func() {})
@@ -325,9 +328,6 @@ func (n *Network) Dial(ctx context.Context, network, address string) (net.Conn, 
 			return c, nil
 		}
 		errs = append(errs, err)
-		if errors.Is(err, unix.ECONNREFUSED) {
-			break
-		}
 	}
 	return nil, errors.Join(errs...)
 }

@@ -1,0 +1,122 @@
+package netcfg
+
+import (
+	"bytes"
+	"context"
+	"net"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+)
+
+// nameserver answers as no right one does: one family late, or never.
+type nameserver struct {
+	v4, v6 netip.Addr // what each name has; none at all: there is no such name
+
+	mu   sync.Mutex
+	wait map[int]time.Duration // by type
+	lose map[int]int           // how many questions are lost
+	seen lines
+}
+
+// nameserver listens on an address of the peer's.
+func (p *peer) nameserver(at string, s *nameserver) {
+	p.t.Helper()
+	s.seen.t = p.t
+	p.in(func() {
+		c, err := net.ListenPacket("udp", net.JoinHostPort(at, "53"))
+		if err != nil {
+			p.t.Error(err)
+			return
+		}
+		p.t.Cleanup(func() { c.Close() })
+		go func() {
+			buf := make([]byte, 1500)
+			for {
+				n, from, err := c.ReadFrom(buf)
+				if err != nil {
+					return
+				}
+				if answer, wait := s.answer(buf[:n]); answer != nil {
+					time.AfterFunc(wait, func() { c.WriteTo(answer, from) })
+				}
+			}
+		}()
+	})
+}
+
+// Types of records (RFC 1035 3.2.2, RFC 3596 2.1).
+const (
+	typeA    = 1
+	typeAAAA = 28
+)
+
+// answer is one question and up to one record (RFC 1035 4.1).
+func (s *nameserver) answer(p []byte) ([]byte, time.Duration) {
+	const header, typeAndClass = 12, 4
+	if len(p) < header {
+		return nil, 0
+	}
+	end := bytes.IndexByte(p[header:], 0) + header + 1
+	if end <= header || len(p) < end+typeAndClass {
+		return nil, 0
+	}
+	kind := int(p[end+1])
+	s.seen.add("%d %q", kind, p[header:end])
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.lose[kind] > 0 {
+		s.lose[kind]--
+		return nil, 0
+	}
+	r := append([]byte{p[0], p[1], 0x84, 0, 0, 1, 0, 0, 0, 0, 0, 0}, p[header:end+typeAndClass]...)
+	record := func(a netip.Addr) {
+		r[7] = 1
+		r = append(r, 0xc0, header, 0, byte(kind), 0, 1, 0, 0, 0, 60, 0, byte(a.BitLen()/8))
+		r = append(r, a.AsSlice()...)
+	}
+	switch {
+	case !s.v4.IsValid() && !s.v6.IsValid():
+		r[3] = 3 // name error
+	case kind == typeA && s.v4.IsValid():
+		record(s.v4)
+	case kind == typeAAAA && s.v6.IsValid():
+		record(s.v6)
+	}
+	return r, s.wait[kind]
+}
+
+func (c *client) dial(n *Network, address string, within time.Duration) net.Conn {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(c.t.Context(), within)
+	defer cancel()
+	conn, err := n.Dial(ctx, "tcp", address)
+	must(c.t, err)
+	c.t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+// A server that refuses one family and takes the other is dialed over that one.
+func TestRefusedFamily(t *testing.T) {
+	if !namespace(t) {
+		return
+	}
+	p, c := newPeer(t), newClient(t)
+	p.cable("eth0", "port")
+	p.sh(server4 + "; ip addr add fd09::1/64 dev port nodad")
+	p.nameserver("10.9.0.1", &nameserver{v4: netip.MustParseAddr("10.9.0.1"), v6: netip.MustParseAddr("fd09::1")})
+	p.listen("10.9.0.1:2222")
+	p.listen("[fd09::1]:2223")
+	n := c.up("ip=10.9.0.2:::24::eth0:none ip=[fd09::2]:::64::eth0:none nameserver=10.9.0.1", "target.test", 10*time.Second)
+	for range 3 { // whichever comes first
+		c.dial(n, "target.test:2222", 5*time.Second)
+		c.dial(n, "target.test:2223", 5*time.Second)
+	}
+	for port, address := range map[int]string{2222: "10.9.0.1:2222", 2223: "[fd09::1]:2223"} {
+		c.reach(n, "target.test", port, 10*time.Second)
+		if got := n.answered["target.test"]; got != netip.MustParseAddrPort(address).Addr() {
+			t.Errorf("port %d: %s answers", port, got)
+		}
+	}
+}
