@@ -120,3 +120,30 @@ func TestRefusedFamily(t *testing.T) {
 		}
 	}
 }
+
+// The answer of one family comes late, or is lost at first, while the other's
+// address has no route: Up waits for it, Reach has it as well.
+func TestLateFamily(t *testing.T) {
+	if !namespace(t) {
+		return
+	}
+	p, c := newPeer(t), newClient(t)
+	p.cable("eth0", "port")
+	p.sh(server4 + "; ip addr add 10.9.0.3/24 dev port; ip addr add 10.9.0.4/24 dev port")
+	p.listen("10.9.0.1:2222")
+	target, elsewhere := netip.MustParseAddr("10.9.0.1"), netip.MustParseAddr("2001:db8::1")
+	p.nameserver("10.9.0.1", &nameserver{v4: target, v6: elsewhere, wait: map[int]time.Duration{typeA: 700 * time.Millisecond}})
+	p.nameserver("10.9.0.3", &nameserver{v4: target, v6: elsewhere, lose: map[int]int{typeA: 1}})
+	gone := &nameserver{v4: target, v6: elsewhere, lose: map[int]int{typeA: 1e6}}
+	p.nameserver("10.9.0.4", gone)
+	for _, server := range []string{"10.9.0.1", "10.9.0.3"} {
+		n := c.up("ip=10.9.0.2:::24::eth0:none nameserver="+server, "target.test", 20*time.Second)
+		c.reach(n, "target.test", 2222, 15*time.Second)
+		n.Close()
+	}
+	// Three tries, then no more.
+	c.fails("ip=10.9.0.2:::24::eth0:none nameserver=10.9.0.4", "target.test", 60*time.Second, `^no route to target.test in \d+.\d s: eth0: `)
+	if asked := gone.seen.count("(?m)^1 "); asked < 3 {
+		t.Errorf("asked %d times for IPv4\n%s", asked, &gone.seen)
+	}
+}

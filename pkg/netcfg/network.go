@@ -46,6 +46,7 @@ type Network struct {
 	search  []string
 	routed  map[networds.Route]string // how a route of rd.route= went, "" if well
 	queries int                       // to name servers, since Up
+	known   map[string][]netip.Addr   // what they have answered, by host
 
 	answered map[string]netip.Addr // of a host's addresses, the one that Reach has reached
 }
@@ -56,7 +57,7 @@ type Network struct {
 // an *Error. After an error everything stays as far as it came, for a next try.
 func (p Plan) Up(ctx context.Context, host string, o Options) (*Network, error) {
 	n := &Network{plan: p, log: o.Log, root: filepath.Join("/", o.Root), start: time.Now(),
-		devices: make(map[string]*device), routed: make(map[networds.Route]string), answered: make(map[string]netip.Addr), dns: slices.Clone(p.dns)}
+		devices: make(map[string]*device), routed: make(map[networds.Route]string), known: make(map[string][]netip.Addr), answered: make(map[string]netip.Addr), dns: slices.Clone(p.dns)}
 	if n.log == nil {
 		n.log = func(string, ...any) {}
 	}

@@ -31,7 +31,7 @@ func (n *Network) Reach(ctx context.Context, host string, port int) error {
 	var last error
 	told := make(map[netip.Addr]*repeated)
 	for {
-		list, err := n.Resolve(ctx, host)
+		list, _, err := n.resolve(ctx, host, last != nil)
 		if err != nil {
 			return &Error{Op: "reach " + host, Err: err, Seen: n.seen()}
 		}
