@@ -336,13 +336,13 @@ func (j *job) family6(ctx context.Context, index int) {
 	var wg sync.WaitGroup
 	seen := &routerSeen{}
 	wg.Go(func() { j.solicitRouters(ctx, index, seen) })
+	wg.Go(func() { j.awaitRouter(ctx, seen, lease && !auto) })
 	if auto {
 		wg.Go(func() { j.slaac(ctx, index, seen) })
 	}
 	switch {
 	case lease:
 		wg.Go(func() { j.dhcp6(ctx, index, local) })
-		wg.Go(func() { j.awaitRouter(ctx, seen) })
 	case auto:
 		wg.Go(func() { j.byRouter(ctx, index, local, has(networds.Either6), seen) })
 	}

@@ -166,6 +166,37 @@ func TestLateRoute(t *testing.T) {
 	}
 }
 
+// An advertisement with lifetime 0 is no default router's: the target behind one is
+// waited for.
+func TestLateRouter(t *testing.T) {
+	if !namespace(t, "dnsmasq") {
+		return
+	}
+	const lease6, auto6 = "--dhcp-range=fd09::1000,fd09::1fff,64,2m", "--dhcp-range=fd09::,ra-only,64,2m"
+	for _, tt := range []struct{ words, kind string }{{"ip=eth0:auto6", auto6}, {"ip=eth0:dhcp6", lease6}} {
+		p, c := newPeer(t), newClient(t)
+		p.cable("eth0", "port")
+		p.sh("ip addr add fd09::1/64 dev port nodad; ip addr add fd20::1/128 dev lo")
+		p.listen(":2222")
+		kill, _ := p.dnsmasq("--enable-ra", tt.kind, "--ra-param=port,0,0")
+		go func() {
+			c.log.await("eth0: has", 1, 15*time.Second)
+			time.Sleep(1500 * time.Millisecond)
+			kill()
+			p.dnsmasq("--enable-ra", tt.kind)
+		}()
+		n := c.up(tt.words, "fd20::1", 30*time.Second)
+		c.reach(n, "fd20::1", 2222, 10*time.Second)
+		n.Close()
+		sh(t, "ip link del eth0")
+	}
+	p, c := newPeer(t), newClient(t)
+	p.cable("eth0", "port")
+	p.sh("ip addr add fd09::1/64 dev port nodad")
+	p.dnsmasq("--enable-ra", auto6, "--ra-param=port,0,0")
+	c.fails("ip=eth0:auto6 rd.net.timeout.ipv6auto=2", "fd20::1", 20*time.Second, `^no route to fd20::1 in \d.\d s: eth0: .*no default router in 2.0 s, only an advertisement with lifetime 0`)
+}
+
 // A third of all frames is lost: DHCP, DNS, ARP and TCP get through.
 func TestLoss(t *testing.T) {
 	if !namespace(t, "dnsmasq") {
