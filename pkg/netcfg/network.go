@@ -41,7 +41,8 @@ type Network struct {
 	mu      sync.Mutex // guards what follows
 	devices map[string]*device
 	jobs    []*job
-	nics    *report // of the search for NICs that no word names
+	nics    *report   // of the search for NICs that no word names
+	newest  time.Time // when the last NIC of any kind has appeared to it
 	dns     []netip.Addr
 	search  []string
 	routed  map[networds.Route]string // how a route of rd.route= went, "" if well
@@ -127,7 +128,7 @@ func (n *Network) startJob(i iface) {
 
 // everyNIC starts each NIC that appears and that no word speaks of.
 func (n *Network) everyNIC() {
-	seen := make(map[int]bool)
+	there, seen := make(map[int]bool), make(map[int]bool)
 	n.events.wait(n.ctx, func() bool {
 		all, err := links()
 		if err != nil {
@@ -135,6 +136,12 @@ func (n *Network) everyNIC() {
 			return false
 		}
 		for _, l := range all {
+			if l.nic() && !there[l.index] {
+				there[l.index] = true
+				n.mu.Lock()
+				n.newest = time.Now()
+				n.mu.Unlock()
+			}
 			if !seen[l.index] && l.nic() && l.master == 0 && n.free(l) {
 				seen[l.index] = true
 				n.startJob(iface{name: l.name, methods: n.plan.every})
@@ -150,6 +157,15 @@ func (n *Network) everyNIC() {
 		}
 		return false
 	})
+}
+
+// complete tells that no other NIC is to be expected, where each is to be tried:
+// drivers find them one after the other.
+func (n *Network) complete() bool {
+	const quiet = 10 * time.Second // since the last one
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.nics == nil || n.nics.has(failed) || !n.newest.IsZero() && time.Since(n.newest) > quiet
 }
 
 // free tells that no word speaks of a NIC, and that it has its final name.
@@ -201,7 +217,7 @@ func (n *Network) await(ctx context.Context, host string) error {
 		}
 		// The kernel tells of a carrier and its routes one after the other, so
 		// what is seen in a moment may be the half of it.
-		if _, all := n.progress(target.found()); !all || !target.settled() {
+		if _, all := n.progress(target.found()); !all || !target.settled() || !n.complete() {
 			settled = time.Time{}
 		} else if settled.IsZero() {
 			settled = time.Now()
@@ -214,6 +230,11 @@ func (n *Network) await(ctx context.Context, host string) error {
 	case err == nil && host != "" && n.reachable(target):
 		return nil
 	}
+	return n.failure(host, target, err)
+}
+
+// failure is the error of await, which ended with err, or gave up with none.
+func (n *Network) failure(host string, target *lookup, err error) error {
 	e := &Error{Op: fmt.Sprintf("no route to %s in %s", host, seconds(time.Since(n.start))), Seen: n.seen()}
 	if host == "" {
 		e.Op = "no address in " + seconds(time.Since(n.start))

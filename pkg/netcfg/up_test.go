@@ -471,6 +471,28 @@ func TestLateNIC(t *testing.T) {
 	c.up("netconfig=auto", "10.7.0.1", 15*time.Second)
 }
 
+// Where every NIC is to be tried, the one that leads there may come after another
+// has its lease; when none does, that is waited for in vain for a while only.
+func TestSlowNICs(t *testing.T) {
+	if !namespace(t, "dnsmasq") {
+		return
+	}
+	p, other, c := newPeer(t), newPeer(t), newClient(t)
+	other.cable("eth0", "port")
+	other.sh(server4)
+	other.dnsmasq("--dhcp-range=10.9.0.100,10.9.0.120,255.255.255.0,1h", "--dhcp-option=3")
+	go func() {
+		c.log.await("eth0: has", 1, 10*time.Second)
+		time.Sleep(3 * time.Second)
+		p.cable("eth1", "port")
+		p.sh("ip addr add 10.8.0.1/24 dev port")
+		p.dnsmasq("--dhcp-range=10.8.0.100,10.8.0.120,255.255.255.0,1h")
+	}()
+	c.up("ip=dhcp", "10.8.0.1", 30*time.Second).Close()
+	sh(t, "ip link del eth1")
+	c.fails("ip=dhcp", "10.7.0.1", 40*time.Second, `^no route to 10.7.0.1 in [12]\d.\d s: `)
+}
+
 func TestBridge(t *testing.T) {
 	if !namespace(t, "dnsmasq") {
 		return
