@@ -1,6 +1,7 @@
 package netcfg
 
 import (
+	"sync"
 	"testing"
 	"time"
 )
@@ -40,6 +41,40 @@ func TestDeadCable(t *testing.T) {
 		n.Close()
 		sh(t, "ip link del eth0; ip link del eth1")
 	}
+}
+
+// Behind the first gateway there is silence from one moment to the next: Dial
+// finds the other way, and advertisements do not bring the first one back.
+func TestDialAnotherWay(t *testing.T) {
+	if !namespace(t, "dnsmasq") {
+		return
+	}
+	p, dead, c := newPeer(t), newPeer(t), newClient(t)
+	dead.cable("eth0", "port")
+	p.cable("eth1", "port")
+	for _, q := range []*peer{dead, p} {
+		q.sh("ip addr add 10.20.0.1/32 dev lo; ip addr add fd20::1/128 dev lo")
+		q.listen(":2222")
+	}
+	dead.sh(server4 + "; sysctl -qw net.ipv4.ip_forward=1; ip addr add fd09::1/64 dev port nodad")
+	p.sh("ip addr add 10.8.0.1/24 dev port; ip addr add fd08::1/64 dev port nodad")
+	dead.dnsmasq("--enable-ra", "--dhcp-range=fd09::,ra-only,64,10m", "--ra-param=port,4,600")
+	n := c.up("ip=10.9.0.2::10.9.0.1:24::eth0:none ip=eth0:auto6", "fd20::1", 20*time.Second)
+	c.reach(n, "10.20.0.1", 2222, 10*time.Second)
+	c.reach(n, "fd20::1", 2222, 10*time.Second)
+	n.Close()
+	p.dnsmasq("--enable-ra", "--dhcp-range=fd08::,ra-only,64,10m", "--ra-param=port,600,600")
+	n = c.up("ip=10.9.0.2::10.9.0.1:24::eth0:none ip=eth0:auto6 ip=10.8.0.2::10.8.0.1:24::eth1:none ip=eth1:auto6", "fd20::1", 20*time.Second)
+	c.log.await("eth1: has 10.8", 1, 10*time.Second)
+	c.log.await("eth1: has fd08", 1, 10*time.Second)
+	dead.sh("ip addr del 10.20.0.1/32 dev lo; ip addr del fd20::1/128 dev lo; ip route add blackhole 10.20.0.0/16; ip -6 route add blackhole fd20::/64")
+	var wg sync.WaitGroup
+	for _, address := range []string{"10.20.0.1:2222", "[fd20::1]:2222"} {
+		wg.Go(func() { c.dial(n, address, 30*time.Second) })
+	}
+	wg.Wait()
+	time.Sleep(5 * time.Second) // an advertisement
+	has(t, "ip route get 10.20.0.1; ip route get fd20::1", `(?s)dev eth1.*dev eth1`)
 }
 
 // Up does not give up while the carrier of the NIC that leads there is away; one

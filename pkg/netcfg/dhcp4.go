@@ -272,6 +272,10 @@ func (j *job) takeLease4(ctx context.Context, l link, lease *lease4) {
 
 // applyLease4 sets address and routes; gateway is for the log.
 func (j *job) applyLease4(l link, lease *lease4) (gateway string, _ error) {
+	metrics := make([]int, len(lease.routes))
+	for i, r := range lease.routes {
+		metrics[i] = place(l.index, r.Net) // before the old ones go with their address
+	}
 	// The old address goes first, and with promote_secondaries it goes alone: by
 	// itself the kernel deletes all others of its network too
 	// (__inet_del_ifa of net/ipv4/devinet.c).
@@ -287,8 +291,8 @@ func (j *job) applyLease4(l link, lease *lease4) (gateway string, _ error) {
 	if err := addAddress(l.index, lease.address, netip.Addr{}); err != nil {
 		errs = append(errs, err)
 	}
-	for _, r := range lease.routes {
-		if err := addRoute(l.index, r.Net, r.Gateway, lease.address.Addr()); err != nil {
+	for i, r := range lease.routes {
+		if err := addRoute(l.index, r.Net, r.Gateway, lease.address.Addr(), metrics[i]); err != nil {
 			errs = append(errs, err)
 		} else if r.Net.Bits() == 0 {
 			gateway = ", gateway " + r.Gateway.String()

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // resolvConf is resolv.conf(5): written when servers become known, read when
@@ -360,7 +362,7 @@ func (n *Network) Dial(ctx context.Context, network, address string) (net.Conn, 
 		if until, ok := ctx.Deadline(); ok { // a fair part for each
 			dctx, cancel = context.WithTimeout(ctx, time.Until(until)/time.Duration(len(list)-i))
 		}
-		c, err := (&net.Dialer{KeepAlive: -1}).DialContext(dctx, network, net.JoinHostPort(a.String(), port))
+		c, err := n.dialAddress(dctx, network, a, port)
 		cancel()
 		if err == nil {
 			return c, nil
@@ -368,4 +370,33 @@ func (n *Network) Dial(ctx context.Context, network, address string) (net.Conn, 
 		errs = append(errs, err)
 	}
 	return nil, errors.Join(errs...)
+}
+
+// dialAddress goes another way, if there is one, when nobody answers behind a
+// gateway.
+func (n *Network) dialAddress(ctx context.Context, network string, a netip.Addr, port string) (net.Conn, error) {
+	const most = 2 * time.Minute    // as TCP itself, where the caller sets no deadline
+	const silence = 6 * time.Second // SYNs at 0, 1 and 3 s; callers give 15 s for all addresses
+	ctx, cancel := context.WithTimeout(ctx, most)
+	defer cancel()
+	for {
+		start := time.Now()
+		r, noRoute := lookupRoute(a)
+		try, cancel := context.WithTimeout(ctx, silence)
+		c, err := (&net.Dialer{KeepAlive: -1}).DialContext(try, network, net.JoinHostPort(a.String(), port))
+		cancel()
+		silent := isTimeout(err) && time.Since(start) >= silence
+		if err == nil {
+			return c, nil
+		}
+		// The kernel's own EHOSTUNREACH, not that of a router on the way.
+		noGateway := errors.Is(err, unix.EHOSTUNREACH) && neighbourState(r.index, r.gateway)&answering == 0
+		moved := noRoute == nil && (silent || noGateway) && demote(a, r)
+		if moved {
+			n.log("network: nobody answers behind %s, the next default route goes first now", r.dev)
+		}
+		if !silent && !moved {
+			return nil, err
+		}
+	}
 }
