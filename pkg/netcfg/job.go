@@ -45,17 +45,20 @@ const (
 	stepLink6  = "link6"
 )
 
-func (j *job) ready() bool {
-	return j.has(done, stepStatic, stepLease4, stepSLAAC, stepLease6, stepLink6)
+func addressSteps() []string {
+	return []string{stepStatic, stepLease4, stepSLAAC, stepLease6, stepLink6}
 }
 
+func (j *job) ready() bool { return j.has(done, addressSteps()...) }
+
 // stuck tells that no address is to be expected within the time that its steps
-// have. The job goes on nevertheless.
+// have. The job goes on nevertheless. An MTU or MAC address that the NIC refuses
+// is no reason.
 func (j *job) stuck() bool {
 	if j.has(failed, stepDevice, stepUp, stepCarrier) {
 		return true
 	}
-	return j.has(failed) && !j.has(trying)
+	return j.has(failed, addressSteps()...) && !j.has(trying)
 }
 
 // pending tells that a step may still lead to the target: the first address, a
@@ -144,6 +147,7 @@ func inventory() string {
 func (j *job) linkUp(ctx context.Context, l link) error {
 	start := time.Now()
 	limit := j.n.plan.timeout(stepUp)
+	j.begin(stepUp, start, "being set up for {}")
 	if j.mac != nil {
 		if err := setMAC(l, j.mac); err != nil {
 			j.set("mac", failed, "%v", err)

@@ -2,6 +2,7 @@ package netcfg
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -108,6 +109,31 @@ func TestNoName(t *testing.T) {
 		{"ip=10.9.0.2:::24::eth0:none nameserver=10.66.0.1", "target.test", `^network to target.test: target.test: no route to name server 10.66.0.1 \(eth0: carrier after`},
 		{"ip=10.9.0.2:::24::eth0:none nameserver=10.9.0.9", "target.test", `^network to target.test: target.test: no answer of name server 10.9.0.9`},
 	})
+}
+
+// An MTU that the NIC refuses is told, and no reason to give up, however long its
+// driver takes to set it up.
+func TestRefusedMTU(t *testing.T) {
+	if !namespace(t, "dnsmasq") {
+		return
+	}
+	p := newPeer(t)
+	p.lossy("eth0", "port", 0) // a TAP device has an MTU of 65521 at most
+	p.sh(server4)
+	p.listen(":2222")
+	p.dnsmasq("--dhcp-range=10.9.0.100,10.9.0.150,255.255.255.0,2m")
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	told := &lines{t: t, show: true}
+	n, err := plan(t, "ip=eth0:dhcp:65535").Up(ctx, "10.9.0.1", Options{Root: t.TempDir(), Log: func(format string, a ...any) {
+		told.add(format, a...)
+		if strings.Contains(fmt.Sprintf(format, a...), "MTU") {
+			time.Sleep(4 * time.Second) // stands for the driver
+		}
+	}})
+	must(t, err)
+	defer n.Close()
+	told.await("eth0: MTU 65535: invalid argument", 1, 0)
 }
 
 func TestLateServer(t *testing.T) {
