@@ -279,11 +279,15 @@ func (n *Network) unset(dev string) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return slices.ContainsFunc(n.jobs, func(j *job) bool {
-		is := j.device()
-		if is == "" && (j.name == dev || networds.MAC(j.name) != nil) {
-			is = dev
+		if len(j.static) == 0 || j.has(done, stepStatic) || j.has(failed, stepStatic) {
+			return false
 		}
-		return len(j.static) > 0 && is == dev && !j.has(done, stepStatic) && !j.has(failed, stepStatic)
+		is := j.device()
+		if is == "" { // not yet; a MAC address may be that of no NIC at all
+			l, _ := find(j.name)
+			is = l.name
+		}
+		return is == dev
 	})
 }
 

@@ -475,6 +475,24 @@ func TestNames(t *testing.T) {
 	has(t, "ip -o link show lan", `02:00:00:00:00:99`)
 }
 
+// Words for a NIC that is not there do not keep Up from the one that is.
+func TestAbsentNIC(t *testing.T) {
+	if !namespace(t, "dnsmasq") {
+		return
+	}
+	p := newPeer(t)
+	p.cable("eth1", "port")
+	p.sh(server4)
+	p.listen(":2222")
+	p.dnsmasq("--dhcp-range=10.9.0.100,10.9.0.120,255.255.255.0,1h")
+	for _, nic := range []string{"eth0", "02-00-00-00-00-99"} {
+		c := newClient(t)
+		n := c.up("ip=10.8.0.2::10.8.0.1:24::"+nic+":none ip=eth1:dhcp", "10.9.0.1", 15*time.Second)
+		c.reach(n, "10.9.0.1", 2222, 5*time.Second)
+		n.Close()
+	}
+}
+
 // A NIC that is found late, and one that no word names.
 func TestLateNIC(t *testing.T) {
 	if !namespace(t, "dnsmasq") {
