@@ -22,7 +22,8 @@ import (
 type job struct {
 	iface
 	report
-	n *Network
+	n     *Network
+	index int // of the NIC that was found, 0: the name says which
 
 	flaps int // carrier lost
 
@@ -113,7 +114,7 @@ func (j *job) appear(ctx context.Context) (link, error) {
 		j.set(stepDevice, failed, "not there after %s; there is %s", seconds(limit), inventory())
 		j.n.events.fire()
 	})
-	l, err := j.n.device(ctx, j.name)
+	l, err := j.find(ctx)
 	t.Stop()
 	switch {
 	case err != nil && ctx.Err() == nil:
@@ -126,6 +127,19 @@ func (j *job) appear(ctx context.Context) (link, error) {
 	}
 	return l, err
 }
+
+func (j *job) find(ctx context.Context) (link, error) {
+	if j.index == 0 {
+		return j.n.device(ctx, j.name)
+	}
+	l, ok := byIndex(j.index)
+	if !ok {
+		return link{}, errGone
+	}
+	return l, nil
+}
+
+const errGone netError = "gone again"
 
 // inventory lists the NICs that there are, for who has asked for another.
 func inventory() string {

@@ -104,22 +104,23 @@ func (n *Network) startJobs() {
 		n.wg.Go(func() { n.device(n.ctx, name.Name) })
 	}
 	for _, i := range n.plan.ifaces {
-		n.startJob(i)
+		n.startJob(i, 0)
 	}
 	if len(n.plan.every) == 0 {
 		return
 	}
 	for _, name := range n.plan.virtuals() {
 		if n.plan.master(name) == "" && n.plan.iface(name) == nil {
-			n.startJob(iface{name: name, methods: n.plan.every})
+			n.startJob(iface{name: name, methods: n.plan.every}, 0)
 		}
 	}
 	n.nics = &report{who: "network", logf: n.log}
 	n.wg.Go(n.everyNIC)
 }
 
-func (n *Network) startJob(i iface) {
-	j := &job{n: n, iface: i, report: report{who: i.name, logf: n.log}}
+// startJob starts one interface: that of an index, or with 0 that of the name.
+func (n *Network) startJob(i iface, index int) {
+	j := &job{n: n, iface: i, index: index, report: report{who: i.name, logf: n.log}}
 	n.mu.Lock()
 	n.jobs = append(n.jobs, j)
 	n.mu.Unlock()
@@ -142,9 +143,9 @@ func (n *Network) everyNIC() {
 				n.newest = time.Now()
 				n.mu.Unlock()
 			}
-			if !seen[l.index] && l.nic() && l.master == 0 && n.free(l) {
+			if !seen[l.index] && l.nic() && l.master == 0 && n.free(l, all) {
 				seen[l.index] = true
-				n.startJob(iface{name: l.name, methods: n.plan.every})
+				n.startJob(iface{name: l.name, methods: n.plan.every}, l.index)
 			}
 		}
 		switch waited := time.Since(n.start); {
@@ -168,11 +169,19 @@ func (n *Network) complete() bool {
 	return n.nics == nil || n.nics.has(failed) || !n.newest.IsZero() && time.Since(n.newest) > quiet
 }
 
-// free tells that no word speaks of a NIC, and that it has its final name.
-func (n *Network) free(l link) bool {
+// free tells that no word speaks of a NIC, and that it has its final name: none
+// that a word gives to another one of them all.
+func (n *Network) free(l link, all []link) bool {
 	for _, name := range n.plan.names {
-		if l.hasMAC(name.MAC) && l.name != name.Name {
+		is := l.hasMAC(name.MAC)
+		there := slices.ContainsFunc(all, func(l link) bool { return l.nic() && l.hasMAC(name.MAC) })
+		if is != (l.name == name.Name) && (is || there) {
 			return false
+		}
+	}
+	for _, i := range n.plan.ifaces {
+		if i.mac != nil && l.hasMAC(i.mac) {
+			return false // waitNIC gives it the name
 		}
 	}
 	for _, called := range []string{l.name, networds.Dashed(l.mac), networds.Dashed(l.perm)} {

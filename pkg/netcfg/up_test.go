@@ -475,6 +475,35 @@ func TestNames(t *testing.T) {
 	has(t, "ip -o link show lan", `02:00:00:00:00:99`)
 }
 
+// Each NIC gets one job where some are named by words and every NIC is to be tried,
+// even if the kernel has given such a name to another one.
+func TestNamesOfOthers(t *testing.T) {
+	if !namespace(t, "dnsmasq") {
+		return
+	}
+	for _, words := range []string{"ifname=eth0:02:00:00:00:00:11 ip=dhcp", "ip=eth0:dhcp::02:00:00:00:00:11 ip=dhcp"} {
+		p, other := newPeer(t), newPeer(t)
+		p.cable("eth0", "port")
+		other.cable("eth1", "port")
+		sh(t, "ip link set eth1 address 02:00:00:00:00:11")
+		p.sh(server4)
+		p.dnsmasq("--dhcp-range=10.9.0.100,10.9.0.120,255.255.255.0,1h")
+		other.sh("ip addr add 10.8.0.1/24 dev port")
+		other.dnsmasq("--dhcp-range=10.8.0.100,10.8.0.120,255.255.255.0,1h")
+		for range 2 { // the second time it is so already
+			c := newClient(t)
+			n := c.up(words, "10.9.0.1", 15*time.Second)
+			c.log.await("nic0: has 10.9.0", 1, 10*time.Second)
+			c.log.await("eth0: has 10.8.0", 1, 10*time.Second)
+			if jobs := c.log.count("carrier after"); jobs != 2 {
+				t.Errorf("%d jobs for 2 NICs", jobs)
+			}
+			n.Close()
+		}
+		sh(t, "ip link del eth0; ip link del nic0")
+	}
+}
+
 // Words for a NIC that is not there do not keep Up from the one that is.
 func TestAbsentNIC(t *testing.T) {
 	if !namespace(t, "dnsmasq") {
