@@ -12,12 +12,17 @@ import (
 
 // nameserver answers as no right one does: one family late, or never.
 type nameserver struct {
-	v4, v6 netip.Addr // what each name has; none at all: there is no such name
+	mu     sync.Mutex
+	v4, v6 netip.Addr            // what each name has; none at all: there is no such name
+	wait   map[int]time.Duration // by type
+	lose   map[int]int           // how many questions are lost
+	seen   lines
+}
 
-	mu   sync.Mutex
-	wait map[int]time.Duration // by type
-	lose map[int]int           // how many questions are lost
-	seen lines
+func (s *nameserver) set(f func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f()
 }
 
 // nameserver listens on an address of the peer's.
@@ -145,5 +150,70 @@ func TestLateFamily(t *testing.T) {
 	c.fails("ip=10.9.0.2:::24::eth0:none nameserver=10.9.0.4", "target.test", 60*time.Second, `^no route to target.test in \d+.\d s: eth0: `)
 	if asked := gone.seen.count("(?m)^1 "); asked < 3 {
 		t.Errorf("asked %d times for IPv4\n%s", asked, &gone.seen)
+	}
+}
+
+// "No such host" counts when all servers have said it; TestDeadDNS has one that says
+// nothing.
+func TestOneServerKnows(t *testing.T) {
+	if !namespace(t) {
+		return
+	}
+	p, c := newPeer(t), newClient(t)
+	p.cable("eth0", "port")
+	p.sh(server4 + "; ip addr add 10.9.0.3/24 dev port; ip addr add 10.9.0.4/24 dev port")
+	p.listen("10.9.0.1:2222")
+	p.nameserver("10.9.0.1", &nameserver{})
+	p.nameserver("10.9.0.3", &nameserver{v4: netip.MustParseAddr("10.9.0.1")})
+	p.nameserver("10.9.0.4", &nameserver{})
+	const words = "ip=10.9.0.2:::24::eth0:none nameserver=10.9.0.1 nameserver="
+	n := c.up(words+"10.9.0.3", "target.test", 20*time.Second)
+	c.reach(n, "target.test", 2222, 10*time.Second)
+	n.Close()
+	c.fails(words+"10.9.0.4", "target.test", 30*time.Second, `^network to target.test: target.test: no such host: so says name server 10.9.0.1, 10.9.0.4 \(`)
+}
+
+// A name that was known once is dialed when its server is gone, or knows it no
+// more.
+func TestServerGone(t *testing.T) {
+	if !namespace(t) {
+		return
+	}
+	p, c := newPeer(t), newClient(t)
+	p.cable("eth0", "port")
+	p.sh(server4)
+	p.listen("10.9.0.1:2222")
+	s := &nameserver{v4: netip.MustParseAddr("10.9.0.1")}
+	p.nameserver("10.9.0.1", s)
+	n := c.up("ip=10.9.0.2:::24::eth0:none nameserver=10.9.0.1", "target.test", 20*time.Second)
+	c.reach(n, "target.test", 2222, 10*time.Second)
+	s.set(func() { s.lose = map[int]int{typeA: 1e6, typeAAAA: 1e6} })
+	c.dial(n, "target.test:2222", 10*time.Second)
+	c.log.await(`no answer of name server 10.9.0.1 in .*; it was 10.9.0.1`, 1, 0)
+	s.set(func() { s.lose, s.v4 = nil, netip.Addr{} })
+	c.dial(n, "target.test:2222", 10*time.Second)
+	c.log.await(`no such host: so says name server 10.9.0.1; it was 10.9.0.1`, 1, 0)
+}
+
+// A name server with a link-local address is asked on its link, by the next process
+// too.
+func TestLinkLocalServer(t *testing.T) {
+	if !namespace(t, "dnsmasq") {
+		return
+	}
+	for _, tt := range []struct{ words, kind string }{
+		{"ip=eth0:auto6", "--dhcp-range=fd09::,ra-only,64,10m"},
+		{"ip=eth0:dhcp6", "--dhcp-range=fd09::1000,fd09::1fff,64,10m"},
+	} {
+		p, c := newPeer(t), newClient(t)
+		p.cable("eth0", "port")
+		p.sh("ip addr add fd09::1/64 dev port nodad")
+		p.nameserver("::", &nameserver{v6: netip.MustParseAddr("fd09::1")})
+		p.dnsmasq("--port=0", "--enable-ra", tt.kind, "--dhcp-option=option6:dns-server,[fe80::]")
+		c.up(tt.words, "target.test", 20*time.Second).Close()
+		next := newClient(t)
+		next.root = c.root
+		next.up("ip=[fd09::2]:::64::eth0:none", "target.test", 10*time.Second).Close()
+		sh(t, "ip link del eth0")
 	}
 }

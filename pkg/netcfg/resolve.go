@@ -104,7 +104,8 @@ const (
 )
 
 // Resolve finds the addresses of a host, those with a route first. It asks
-// again until ctx is over, unless a server says that there is none.
+// again until ctx is over, unless the servers say that there is none. Addresses
+// that were found before count where nobody answers any more.
 func (n *Network) Resolve(ctx context.Context, host string) ([]netip.Addr, error) {
 	list, _, err := n.resolve(ctx, host, false)
 	return list, err
@@ -118,27 +119,42 @@ func (n *Network) resolve(ctx context.Context, host string, patient bool) (list 
 	}
 	start := time.Now()
 	n.mu.Lock()
-	before := n.queries
+	before, last := n.queries, n.known[host]
 	n.mu.Unlock()
+	var deny []netip.Addr // servers that know no such host; another may
 	for try := 0; ; try++ {
+		dns, _ := n.servers()
 		list, all, err = n.resolveOnce(ctx, host, try, patient)
 		if err == nil {
 			return routedFirst(n.remember(host, list, all)), all, nil
 		}
-		dns, _ := n.servers()
 		if errors.Is(err, errNoHost) && len(dns) > 0 {
-			return nil, true, fmt.Errorf("%s: %w: so says name server %s", host, errNoHost, dns[0])
+			deny = appendNew(deny, dns[try%len(dns)])
 		}
-		if !sleep(ctx, 250*time.Millisecond) {
-			if len(dns) == 0 {
-				return nil, false, fmt.Errorf("%s: %w", host, errNoServers)
+		asked := try + 1
+		switch {
+		case len(last) > 0 && asked >= len(dns):
+			if ctx.Err() == nil {
+				n.log("network: %v; it was %s", n.unresolved(host, dns, deny, start, before), joined(last))
 			}
-			n.mu.Lock()
-			asked := n.queries - before
-			n.mu.Unlock()
-			return nil, false, fmt.Errorf("%s: no answer of name server %s in %s (%d queries sent)", host, joined(dns), took(start), asked)
+			return routedFirst(slices.Clone(last)), false, nil
+		case len(deny) > 0 && (len(deny) >= len(dns) || asked >= 2*len(dns)), !sleep(ctx, 250*time.Millisecond):
+			return nil, false, n.unresolved(host, dns, deny, start, before)
 		}
 	}
+}
+
+// unresolved is the error of a name; before is the number of queries before its.
+func (n *Network) unresolved(host string, dns, deny []netip.Addr, start time.Time, before int) error {
+	switch {
+	case len(deny) > 0:
+		return fmt.Errorf("%s: %w: so says name server %s", host, errNoHost, joined(deny))
+	case len(dns) == 0:
+		return fmt.Errorf("%s: %w", host, errNoServers)
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return fmt.Errorf("%s: no answer of name server %s in %s (%d queries sent)", host, joined(dns), took(start), n.queries-before)
 }
 
 // remember keeps a host's addresses. Where one family has not been answered, it

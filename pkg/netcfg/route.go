@@ -68,7 +68,7 @@ func heedCarriers() {
 
 // lookupRoute asks the kernel.
 func lookupRoute(a netip.Addr) (route, error) {
-	list, err := netlink.RouteGetWithOptions(a.AsSlice(), &netlink.RouteGetOptions{})
+	list, err := netlink.RouteGetWithOptions(a.AsSlice(), &netlink.RouteGetOptions{OifIndex: zoneIndex(a)})
 	if err != nil {
 		return route{}, err
 	}
@@ -82,7 +82,7 @@ func lookupRoute(a netip.Addr) (route, error) {
 	} else if r.local {
 		r.dev = "lo"
 	}
-	match, err := netlink.RouteGetWithOptions(a.AsSlice(), &netlink.RouteGetOptions{FIBMatch: true})
+	match, err := netlink.RouteGetWithOptions(a.AsSlice(), &netlink.RouteGetOptions{FIBMatch: true, OifIndex: zoneIndex(a)})
 	if err == nil && len(match) > 0 {
 		bits := 0
 		if match[0].Dst != nil {

@@ -208,7 +208,7 @@ func (j *job) hearRouters(ctx context.Context, c *net.IPConn, l link, seen *rout
 		}
 		seen.last = &ra
 		seen.mu.Unlock()
-		j.n.addServers(ra.dns, ra.search)
+		j.n.addServers(l.inZone(ra.dns), ra.search)
 		j.n.events.fire()
 	}
 	return ctx.Err()
