@@ -2,7 +2,6 @@ package netcfg
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -77,18 +76,41 @@ func (j *job) pending(target []netip.Addr) bool {
 	})
 }
 
-// run returns when ctx is over, or nothing is left to do.
+// run returns when ctx is over, or nothing is left to do. An interface that goes is
+// waited for again; a NIC that no word names gets a new job then.
 func (j *job) run(ctx context.Context) {
-	l, err := j.appear(ctx)
-	if err != nil {
-		return
+	for {
+		l, err := j.appear(ctx)
+		if err != nil {
+			return
+		}
+		j.setDevice(l.name)
+		if err := j.linkUp(ctx, l); err == nil {
+			j.keep(ctx, l)
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		j.flaps = 0
+		j.setDevice("")
+		j.restart(stepDevice, "gone {} ago")
+		if j.index != 0 {
+			j.set(stepDevice, failed, "gone")
+			return
+		}
+		j.n.log("%s: gone", j.name)
 	}
+}
+
+func (j *job) setDevice(name string) {
 	j.mu.Lock()
-	j.dev = l.name
-	j.mu.Unlock()
-	if err := j.linkUp(ctx, l); err != nil {
-		return
-	}
+	defer j.mu.Unlock()
+	j.dev = name
+}
+
+// keep has the interface configured whenever it has a carrier, and returns when ctx
+// is over or the interface gone.
+func (j *job) keep(ctx context.Context, l link) {
 	for j.carrier(ctx, l.index) {
 		stay, lost := context.WithCancel(ctx)
 		var wg sync.WaitGroup
@@ -132,11 +154,16 @@ func (j *job) find(ctx context.Context) (link, error) {
 	if j.index == 0 {
 		return j.n.device(ctx, j.name)
 	}
-	l, ok := byIndex(j.index)
-	if !ok {
-		return link{}, errGone
+	var l link
+	ok := false
+	err := j.n.events.wait(ctx, func() bool {
+		l, ok = byIndex(j.index)
+		return ok || gone(j.index)
+	})
+	if err == nil && !ok {
+		err = errGone
 	}
-	return l, nil
+	return l, err
 }
 
 const errGone netError = "gone again"
@@ -181,25 +208,29 @@ func (j *job) linkUp(ctx context.Context, l link) error {
 			j.forget(stepUp)
 			return nil
 		}
-		if time.Since(start) >= limit || errors.Is(err, unix.ENODEV) {
+		if gone(l.index) {
+			return errGone
+		}
+		if time.Since(start) >= limit {
 			j.set(stepUp, failed, "cannot be set up in %s: %v", seconds(limit), err)
 			j.n.events.fire()
 		} else {
 			j.begin(stepUp, start, "cannot be set up in {}: %v", err)
 		}
-		if errors.Is(err, unix.ENODEV) || !sleep(ctx, time.Second) {
+		if !sleep(ctx, time.Second) {
 			return err
 		}
 	}
 }
 
-// carrier waits for it, and returns false when ctx is over.
+// carrier waits for it, and returns false when ctx is over or the interface gone.
 func (j *job) carrier(ctx context.Context, index int) bool {
 	start := time.Now()
 	limit := j.n.plan.timeout(stepCarrier)
+	isGone := false
 	err := j.n.events.wait(ctx, func() bool {
-		l, _ := byIndex(index)
-		if l.running {
+		l, ok := byIndex(index)
+		if isGone = !ok && gone(index); l.running || isGone {
 			return true
 		}
 		switch waited := time.Since(start); {
@@ -214,7 +245,7 @@ func (j *job) carrier(ctx context.Context, index int) bool {
 		}
 		return false
 	})
-	if err != nil || ctx.Err() != nil {
+	if err != nil || ctx.Err() != nil || isGone {
 		return false
 	}
 	j.set(stepCarrier, done, "carrier after %s%s", seconds(time.Since(start)), j.lostBefore())

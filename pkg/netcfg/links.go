@@ -112,6 +112,12 @@ func byIndex(index int) (link, bool) {
 	return all[i], true
 }
 
+// gone tells that there is no such interface any more. An error is no answer.
+func gone(index int) bool {
+	all, err := links()
+	return err == nil && !slices.ContainsFunc(all, func(l link) bool { return l.index == index })
+}
+
 // nic is true for hardware, and for what a container has in its place.
 func (l link) nic() bool { return l.ether && (l.kind == "device" || l.kind == "veth") }
 

@@ -101,7 +101,7 @@ func (n *Network) Close() {
 // that it does not.
 func (n *Network) startJobs() {
 	for _, name := range n.plan.names {
-		n.wg.Go(func() { n.device(n.ctx, name.Name) })
+		n.wg.Go(func() { n.follow(name.Name, func(link, error) bool { return true }) })
 	}
 	for _, i := range n.plan.ifaces {
 		n.startJob(i, 0)
@@ -122,6 +122,7 @@ func (n *Network) startJobs() {
 func (n *Network) startJob(i iface, index int) {
 	j := &job{n: n, iface: i, index: index, report: report{who: i.name, logf: n.log}}
 	n.mu.Lock()
+	n.jobs = slices.DeleteFunc(n.jobs, func(old *job) bool { return old.index != 0 && old.name == i.name && old.has(failed, stepDevice) })
 	n.jobs = append(n.jobs, j)
 	n.mu.Unlock()
 	n.wg.Go(func() { j.run(n.ctx) })

@@ -566,6 +566,53 @@ func TestSlowNICs(t *testing.T) {
 	c.fails("ip=dhcp", "10.7.0.1", 40*time.Second, `^no route to 10.7.0.1 in [12]\d.\d s: `)
 }
 
+// A NIC that goes comes up again when it is back, and what stands on it.
+func TestBack(t *testing.T) {
+	if !namespace(t, "dnsmasq") {
+		return
+	}
+	p := newPeer(t)
+	p.listen(":2222")
+	cases := []string{"ip=eth0:dhcp", "", "ifname=lan:02:00:00:00:00:11 ip=dhcp"}
+	const vlan, bond, bridge = "vlan=vlan5:eth0 ip=vlan5:dhcp", "bond=bond0:eth0:mode=1 ip=bond0:dhcp", "bridge=br0:eth0 ip=br0:dhcp"
+	for words, missing := range map[string]string{vlan: p.supports("vlan", "link lo type vlan id 5"), bond: p.supports("bond", "type bond"), bridge: p.bridgeHere()} {
+		if missing == "" {
+			cases = append(cases, words)
+		}
+	}
+	for _, words := range cases {
+		t.Log(words)
+		c := newClient(t)
+		kill := func() {}
+		plug := func() {
+			kill()
+			sh(t, "ip link add eth0 address 02:00:00:00:00:11 type veth peer name port netns "+p.pid)
+			p.sh("ip link set port up")
+			if words == vlan {
+				p.sh("ip link add link port name port.5 type vlan id 5; ip link set port.5 up; ip addr add 10.9.0.1/24 dev port.5")
+			} else {
+				p.sh(server4)
+			}
+			kill, _ = p.dnsmasq("--dhcp-range=10.9.0.100,10.9.0.120,255.255.255.0,1h")
+		}
+		plug()
+		n := c.up(words, "10.9.0.1", 20*time.Second)
+		c.log.await("has 10.9.0", 1, 5*time.Second)
+		p.sh("ip link del port")
+		c.log.await("gone|carrier lost", 1, 10*time.Second)
+		plug()
+		c.log.await("carrier after", 2, 20*time.Second)
+		c.reach(n, "10.9.0.1", 2222, 20*time.Second)
+		if jobs := len(n.seen()); jobs != 1 {
+			t.Errorf("%d jobs: %s", jobs, n.seen())
+		}
+		n.Close()
+		kill()
+		p.sh("ip link del port")
+		sh(t, "for i in vlan5 bond0 br0; do ip link del $i 2>/dev/null || :; done")
+	}
+}
+
 func TestBridge(t *testing.T) {
 	if !namespace(t, "dnsmasq") {
 		return
