@@ -26,13 +26,24 @@ type device struct {
 	err   error
 }
 
+// lost tells that it was there and is gone.
+func (d *device) lost() bool {
+	select {
+	case <-d.ready:
+		return d.err == nil && gone(d.link.index)
+	default:
+		return false
+	}
+}
+
 // device gives an interface by its name in the plan. A NIC is waited for and
 // gets the name of its ifname= word, a virtual interface is made with all below
-// it. What is there already is taken as it is.
+// it. What is there already is taken as it is, what is gone is waited for or made
+// again.
 func (n *Network) device(ctx context.Context, name string) (link, error) {
 	n.mu.Lock()
 	d := n.devices[name]
-	if d == nil {
+	if d == nil || d.lost() {
 		d = &device{ready: make(chan struct{})}
 		n.devices[name] = d
 		n.wg.Go(func() {
@@ -46,6 +57,29 @@ func (n *Network) device(ctx context.Context, name string) (link, error) {
 		return d.link, d.err
 	case <-ctx.Done():
 		return link{}, ctx.Err()
+	}
+}
+
+// follow calls f with an interface each time that it is there anew, as long as f
+// wants that.
+func (n *Network) follow(name string, f func(link, error) bool) {
+	for n.ctx.Err() == nil {
+		l, err := n.device(n.ctx, name)
+		if !f(l, err) || err != nil {
+			return
+		}
+		n.events.wait(n.ctx, func() bool { return gone(l.index) })
+	}
+}
+
+// insist repeats what a driver may refuse for a while.
+func (n *Network) insist(f func() error) error {
+	start := time.Now()
+	for {
+		err := f()
+		if err == nil || errors.Is(err, errGone) || time.Since(start) >= n.plan.timeout(stepUp) || !sleep(n.ctx, time.Second) {
+			return err
+		}
 	}
 }
 
@@ -168,13 +202,23 @@ func create(l netlink.Link, module string) (made link, fresh bool, err error) {
 }
 
 func (n *Network) makeVLAN(v networds.VLAN) (link, error) {
-	phy, err := n.device(n.ctx, v.Phy)
-	if err != nil {
-		return link{}, fmt.Errorf("%s: %w", v.Phy, err)
-	}
-	n.raiseMTU(phy, v.Name)
-	if err := netlink.LinkSetUp(phy.handle()); err != nil {
-		return link{}, fmt.Errorf("%s: up: %w", v.Phy, err)
+	var phy link
+	var none error
+	err := n.insist(func() error {
+		if phy, none = n.device(n.ctx, v.Phy); none != nil {
+			return nil
+		}
+		n.raiseMTU(phy, v.Name)
+		if err := netlink.LinkSetUp(phy.handle()); err != nil {
+			return fmt.Errorf("%s: up: %w", v.Phy, err)
+		}
+		return nil
+	})
+	switch {
+	case none != nil:
+		return link{}, fmt.Errorf("%s: %w", v.Phy, none)
+	case err != nil:
+		return link{}, err
 	}
 	l, fresh, err := create(&netlink.Vlan{LinkAttrs: netlink.LinkAttrs{Name: v.Name, ParentIndex: phy.index, TxQLen: -1}, VlanId: v.ID, VlanProtocol: netlink.VLAN_PROTOCOL_8021Q}, "8021q")
 	if fresh {
@@ -183,13 +227,25 @@ func (n *Network) makeVLAN(v networds.VLAN) (link, error) {
 	return l, err
 }
 
-// members gives each member to its master as soon as it is there, and returns
-// when all are, or when a while has passed since the first.
+// members gives each member to its master as soon as it is there, and whenever it
+// comes back. It returns when all are there, or when a while has passed since the
+// first.
 func (n *Network) members(master link, names []string) error {
 	const rest = 5 * time.Second
 	results := make(chan error, len(names))
 	for _, name := range names {
-		n.wg.Go(func() { results <- n.enslave(master, name) })
+		n.wg.Go(func() {
+			told := false
+			n.follow(name, func(l link, err error) bool {
+				if err = n.enslave(master, name, l, err); !told {
+					results <- err
+				} else if err != nil {
+					n.log("%s: %v", master.name, err)
+				}
+				told = true
+				return !gone(master.index)
+			})
+		})
 	}
 	var wait <-chan time.Time
 	var errs []error
@@ -217,29 +273,31 @@ func (n *Network) members(master link, names []string) error {
 	return nil
 }
 
-func (n *Network) enslave(master link, name string) error {
-	d, err := n.device(n.ctx, name)
+// enslave gives a member, that device has found or not, to its master.
+func (n *Network) enslave(master link, name string, d link, err error) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
-	l, ok := byIndex(d.index)
-	if !ok {
-		return fmt.Errorf("%s is gone again", name)
-	}
-	if l.master != master.index {
-		if err := netlink.LinkSetDown(l.handle()); err != nil { // a bond takes nobody who is up
-			return fmt.Errorf("%s: down: %w", l.name, err)
+	return n.insist(func() error {
+		l, ok := byIndex(d.index)
+		if !ok {
+			return fmt.Errorf("%s: %w", name, errGone)
 		}
-		if err := netlink.LinkSetMasterByIndex(l.handle(), master.index); err != nil {
-			return fmt.Errorf("%s: into %s: %w", l.name, master.name, err)
+		if l.master != master.index {
+			if err := netlink.LinkSetDown(l.handle()); err != nil { // a bond takes nobody who is up
+				return fmt.Errorf("%s: down: %w", l.name, err)
+			}
+			if err := netlink.LinkSetMasterByIndex(l.handle(), master.index); err != nil {
+				return fmt.Errorf("%s: into %s: %w", l.name, master.name, err)
+			}
+			n.log("%s: has %s", master.name, l.name)
 		}
-		n.log("%s: has %s", master.name, l.name)
-	}
-	n.raiseMTU(l, master.name)
-	if err := netlink.LinkSetUp(l.handle()); err != nil {
-		return fmt.Errorf("%s: up: %w", l.name, err)
-	}
-	return nil
+		n.raiseMTU(l, master.name)
+		if err := netlink.LinkSetUp(l.handle()); err != nil {
+			return fmt.Errorf("%s: up: %w", l.name, err)
+		}
+		return nil
+	})
 }
 
 // raiseMTU makes room in a lower interface for the MTU of the one above it.

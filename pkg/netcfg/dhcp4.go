@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"time"
 
@@ -95,7 +96,7 @@ func (j *job) dhcp4(ctx context.Context, index int) {
 			return
 		}
 		for lease != nil {
-			j.takeLease4(l, lease)
+			j.takeLease4(ctx, l, lease)
 			lease = j.renew4(ctx, c, lease)
 		}
 		if ctx.Err() != nil {
@@ -235,9 +236,10 @@ func (l *lease4) times(ack *dhcpv4.DHCPv4) {
 }
 
 // takeLease4 gives the interface what the lease says, and takes away what an
-// earlier lease did.
-func (j *job) takeLease4(l link, lease *lease4) {
-	var errs []error
+// earlier lease did. What the kernel refuses is tried again: it may have had no
+// memory.
+func (j *job) takeLease4(ctx context.Context, l link, lease *lease4) {
+	const tries = 3
 	if mtu := lease.mtu; j.mtu == 0 && mtu != 0 {
 		if now, ok := byIndex(l.index); ok && now.mtu != mtu {
 			if err := netlink.LinkSetMTU(l.handle(), mtu); err != nil {
@@ -245,9 +247,39 @@ func (j *job) takeLease4(l link, lease *lease4) {
 			}
 		}
 	}
-	if err := addAddress(l.index, lease.address, netip.Addr{}); err != nil {
-		errs = append(errs, err)
+	for try := 1; ; try++ {
+		gateway, err := j.applyLease4(l, lease)
+		if try == 1 {
+			j.n.addServers(lease.dns, lease.search)
+		}
+		j.n.addRoutes()
+		if err == nil {
+			j.set(stepLease4, done, "has %s%s from DHCP server %s", lease.address, gateway, lease.server)
+			break
+		}
+		if try == tries {
+			j.set(stepLease4, failed, "lease of %s: %v", lease.address, err)
+			break
+		}
+		j.begin(stepLease4, lease.got, "lease of %s: %v", lease.address, err)
+		j.n.events.fire()
+		if !sleep(ctx, time.Second) {
+			return
+		}
 	}
+	j.n.events.fire()
+}
+
+// applyLease4 sets address and routes; gateway is for the log.
+func (j *job) applyLease4(l link, lease *lease4) (gateway string, _ error) {
+	metrics := make([]int, len(lease.routes))
+	for i, r := range lease.routes {
+		metrics[i] = place(l.index, r.Net) // before the old ones go with their address
+	}
+	// The old address goes first, and with promote_secondaries it goes alone: by
+	// itself the kernel deletes all others of its network too
+	// (__inet_del_ifa of net/ipv4/devinet.c).
+	os.WriteFile("/proc/sys/net/ipv4/conf/"+l.name+"/promote_secondaries", []byte("1"), 0)
 	for _, old := range addresses(l.index, netlink.FAMILY_V4) {
 		p := toPrefix(old.IPNet)
 		planned := slices.ContainsFunc(j.static, func(s networds.IP) bool { return s.Address == p })
@@ -255,22 +287,18 @@ func (j *job) takeLease4(l link, lease *lease4) {
 			netlink.AddrDel(l.handle(), &old)
 		}
 	}
-	gateway := ""
-	for _, r := range lease.routes {
-		if err := addRoute(l.index, r.Net, r.Gateway, lease.address.Addr()); err != nil {
+	var errs []error
+	if err := addAddress(l.index, lease.address, netip.Addr{}); err != nil {
+		errs = append(errs, err)
+	}
+	for i, r := range lease.routes {
+		if err := addRoute(l.index, r.Net, r.Gateway, lease.address.Addr(), metrics[i]); err != nil {
 			errs = append(errs, err)
 		} else if r.Net.Bits() == 0 {
 			gateway = ", gateway " + r.Gateway.String()
 		}
 	}
-	j.n.addServers(lease.dns, lease.search)
-	j.n.addRoutes()
-	if err := errors.Join(errs...); err != nil {
-		j.set(stepLease4, failed, "lease of %s: %v", lease.address, err)
-	} else {
-		j.set(stepLease4, done, "has %s%s from DHCP server %s", lease.address, gateway, lease.server)
-	}
-	j.n.events.fire()
+	return gateway, errors.Join(errs...)
 }
 
 // renew4 waits until the lease wants to be renewed, and returns the new one. nil:

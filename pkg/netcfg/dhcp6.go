@@ -247,7 +247,7 @@ func (j *job) takeLease6(l link, lease *lease6) {
 			netlink.AddrDel(l.handle(), &old)
 		}
 	}
-	j.n.addServers(lease.dns, lease.search)
+	j.n.addServers(l.inZone(lease.dns), lease.search)
 	j.n.addRoutes()
 	j.set(stepLease6, done, "has %s from DHCPv6 server", lease.address)
 	j.n.events.fire()
@@ -302,7 +302,8 @@ func (j *job) inform6(ctx context.Context, index int, local netip.Addr) {
 			})
 			w.Close()
 			if err == nil {
-				j.n.addServers(servers6(reply))
+				dns, search := servers6(reply)
+				j.n.addServers(l.inZone(dns), search)
 				j.n.events.fire()
 				return
 			}

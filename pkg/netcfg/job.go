@@ -2,7 +2,6 @@ package netcfg
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -22,7 +21,8 @@ import (
 type job struct {
 	iface
 	report
-	n *Network
+	n     *Network
+	index int // of the NIC that was found, 0: the name says which
 
 	flaps int // carrier lost
 
@@ -45,26 +45,30 @@ const (
 	stepLink6  = "link6"
 )
 
-func (j *job) ready() bool {
-	return j.has(done, stepStatic, stepLease4, stepSLAAC, stepLease6, stepLink6)
+func addressSteps() []string {
+	return []string{stepStatic, stepLease4, stepSLAAC, stepLease6, stepLink6}
 }
 
+func (j *job) ready() bool { return j.has(done, addressSteps()...) }
+
 // stuck tells that no address is to be expected within the time that its steps
-// have. The job goes on nevertheless.
+// have. The job goes on nevertheless. An MTU or MAC address that the NIC refuses
+// is no reason.
 func (j *job) stuck() bool {
 	if j.has(failed, stepDevice, stepUp, stepCarrier) {
 		return true
 	}
-	return j.has(failed) && !j.has(trying)
+	return j.has(failed, addressSteps()...) && !j.has(trying)
 }
 
-// pending tells that a step may still lead to the target: the first address, or
-// what the target's family waits for when the other one has come first.
+// pending tells that a step may still lead to the target: the first address, a
+// carrier that was lost, or what the target's family waits for when the other one
+// has come first.
 func (j *job) pending(target []netip.Addr) bool {
 	if !j.ready() {
 		return !j.stuck()
 	}
-	return slices.ContainsFunc(target, func(a netip.Addr) bool {
+	return j.has(trying, stepCarrier) || slices.ContainsFunc(target, func(a netip.Addr) bool {
 		if a.Is4() {
 			return j.has(trying, stepLease4)
 		}
@@ -72,23 +76,49 @@ func (j *job) pending(target []netip.Addr) bool {
 	})
 }
 
-// run returns when ctx is over, or nothing is left to do.
+// run returns when ctx is over, or nothing is left to do. An interface that goes is
+// waited for again; a NIC that no word names gets a new job then.
 func (j *job) run(ctx context.Context) {
-	l, err := j.appear(ctx)
-	if err != nil {
-		return
+	for {
+		l, err := j.appear(ctx)
+		if err != nil {
+			return
+		}
+		j.setDevice(l.name)
+		if err := j.linkUp(ctx, l); err == nil {
+			j.keep(ctx, l)
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		j.flaps = 0
+		j.setDevice("")
+		j.restart(stepDevice, "gone {} ago")
+		if j.index != 0 {
+			j.set(stepDevice, failed, "gone")
+			return
+		}
+		j.n.log("%s: gone", j.name)
 	}
+}
+
+func (j *job) setDevice(name string) {
 	j.mu.Lock()
-	j.dev = l.name
-	j.mu.Unlock()
-	if err := j.linkUp(ctx, l); err != nil {
-		return
-	}
+	defer j.mu.Unlock()
+	j.dev = name
+}
+
+// keep has the interface configured whenever it has a carrier, and returns when ctx
+// is over or the interface gone.
+func (j *job) keep(ctx context.Context, l link) {
 	for j.carrier(ctx, l.index) {
 		stay, lost := context.WithCancel(ctx)
 		var wg sync.WaitGroup
 		wg.Go(func() {
-			j.n.events.wait(stay, func() bool { now, ok := byIndex(l.index); return !ok || !now.running })
+			err := j.n.events.wait(stay, func() bool { now, ok := byIndex(l.index); return !ok || !now.running })
+			if err == nil {
+				j.carrierLost() // at once: the routes are gone already
+			}
 			lost()
 		})
 		j.configure(stay, l.index)
@@ -106,7 +136,7 @@ func (j *job) appear(ctx context.Context) (link, error) {
 		j.set(stepDevice, failed, "not there after %s; there is %s", seconds(limit), inventory())
 		j.n.events.fire()
 	})
-	l, err := j.n.device(ctx, j.name)
+	l, err := j.find(ctx)
 	t.Stop()
 	switch {
 	case err != nil && ctx.Err() == nil:
@@ -119,6 +149,24 @@ func (j *job) appear(ctx context.Context) (link, error) {
 	}
 	return l, err
 }
+
+func (j *job) find(ctx context.Context) (link, error) {
+	if j.index == 0 {
+		return j.n.device(ctx, j.name)
+	}
+	var l link
+	ok := false
+	err := j.n.events.wait(ctx, func() bool {
+		l, ok = byIndex(j.index)
+		return ok || gone(j.index)
+	})
+	if err == nil && !ok {
+		err = errGone
+	}
+	return l, err
+}
+
+const errGone netError = "gone again"
 
 // inventory lists the NICs that there are, for who has asked for another.
 func inventory() string {
@@ -140,6 +188,7 @@ func inventory() string {
 func (j *job) linkUp(ctx context.Context, l link) error {
 	start := time.Now()
 	limit := j.n.plan.timeout(stepUp)
+	j.begin(stepUp, start, "being set up for {}")
 	if j.mac != nil {
 		if err := setMAC(l, j.mac); err != nil {
 			j.set("mac", failed, "%v", err)
@@ -159,30 +208,36 @@ func (j *job) linkUp(ctx context.Context, l link) error {
 			j.forget(stepUp)
 			return nil
 		}
-		if time.Since(start) >= limit || errors.Is(err, unix.ENODEV) {
+		if gone(l.index) {
+			return errGone
+		}
+		if time.Since(start) >= limit {
 			j.set(stepUp, failed, "cannot be set up in %s: %v", seconds(limit), err)
 			j.n.events.fire()
 		} else {
 			j.begin(stepUp, start, "cannot be set up in {}: %v", err)
 		}
-		if errors.Is(err, unix.ENODEV) || !sleep(ctx, time.Second) {
+		if !sleep(ctx, time.Second) {
 			return err
 		}
 	}
 }
 
-// carrier waits for it, and returns false when ctx is over.
+// carrier waits for it, and returns false when ctx is over or the interface gone.
 func (j *job) carrier(ctx context.Context, index int) bool {
 	start := time.Now()
 	limit := j.n.plan.timeout(stepCarrier)
+	isGone := false
 	err := j.n.events.wait(ctx, func() bool {
-		l, _ := byIndex(index)
-		if l.running {
+		l, ok := byIndex(index)
+		if isGone = !ok && gone(index); l.running || isGone {
 			return true
 		}
 		switch waited := time.Since(start); {
-		case j.flaps > 0:
+		case j.flaps > 0 && waited < limit:
 			j.begin(stepCarrier, start, "carrier lost%s, {} ago", j.times())
+		case j.flaps > 0:
+			j.set(stepCarrier, failed, "carrier lost%s, not back in %s", j.times(), seconds(limit))
 		case waited < limit:
 			j.begin(stepCarrier, start, "no carrier in {}")
 		default:
@@ -190,11 +245,17 @@ func (j *job) carrier(ctx context.Context, index int) bool {
 		}
 		return false
 	})
-	if err != nil || ctx.Err() != nil {
+	if err != nil || ctx.Err() != nil || isGone {
 		return false
 	}
 	j.set(stepCarrier, done, "carrier after %s%s", seconds(time.Since(start)), j.lostBefore())
 	return true
+}
+
+func (j *job) carrierLost() {
+	j.flaps++
+	j.put(entry{stepCarrier, fmt.Sprintf("carrier lost%s, {} ago", j.times()), time.Now(), trying})
+	j.n.log("%s: carrier lost%s", j.name, j.times())
 }
 
 func (j *job) times() string {
@@ -232,11 +293,6 @@ func (j *job) configure(ctx context.Context, index int) {
 	j.n.events.fire()
 	wg.Wait()
 	<-ctx.Done()
-	if j.n.ctx.Err() == nil {
-		j.flaps++
-		j.forget(stepCarrier)
-		j.n.log("%s: carrier lost%s", j.name, j.times())
-	}
 }
 
 func (j *job) setStatic(index int) {
@@ -329,13 +385,13 @@ func (j *job) family6(ctx context.Context, index int) {
 	var wg sync.WaitGroup
 	seen := &routerSeen{}
 	wg.Go(func() { j.solicitRouters(ctx, index, seen) })
+	wg.Go(func() { j.awaitRouter(ctx, seen, lease && !auto) })
 	if auto {
 		wg.Go(func() { j.slaac(ctx, index, seen) })
 	}
 	switch {
 	case lease:
 		wg.Go(func() { j.dhcp6(ctx, index, local) })
-		wg.Go(func() { j.awaitRouter(ctx, seen) })
 	case auto:
 		wg.Go(func() { j.byRouter(ctx, index, local, has(networds.Either6), seen) })
 	}

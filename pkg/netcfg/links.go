@@ -33,6 +33,25 @@ type link struct {
 // number of a name for a minute, in which a NIC may go and come back as another.
 func (l link) zone() string { return strconv.Itoa(l.index) }
 
+// zoneIndex is the link that an address names, 0 for none.
+func zoneIndex(a netip.Addr) int {
+	if i, err := strconv.Atoi(a.Zone()); err == nil || a.Zone() == "" {
+		return i
+	}
+	l, _ := find(a.Zone())
+	return l.index
+}
+
+// inZone makes link-local addresses those of the link on which they were heard.
+func (l link) inZone(list []netip.Addr) []netip.Addr {
+	for i, a := range list {
+		if a.Is6() && a.IsLinkLocalUnicast() {
+			list[i] = a.WithZone(l.zone())
+		}
+	}
+	return list
+}
+
 // again repeats a question to the kernel whose answer was torn: something
 // changed while it was given.
 func again[T any](ask func() (T, error)) (v T, err error) {
@@ -91,6 +110,12 @@ func byIndex(index int) (link, bool) {
 		return link{}, false
 	}
 	return all[i], true
+}
+
+// gone tells that there is no such interface any more. An error is no answer.
+func gone(index int) bool {
+	all, err := links()
+	return err == nil && !slices.ContainsFunc(all, func(l link) bool { return l.index == index })
 }
 
 // nic is true for hardware, and for what a container has in its place.

@@ -41,11 +41,15 @@ type Network struct {
 	mu      sync.Mutex // guards what follows
 	devices map[string]*device
 	jobs    []*job
-	nics    *report // of the search for NICs that no word names
+	nics    *report   // of the search for NICs that no word names
+	newest  time.Time // when the last NIC of any kind has appeared to it
 	dns     []netip.Addr
 	search  []string
 	routed  map[networds.Route]string // how a route of rd.route= went, "" if well
 	queries int                       // to name servers, since Up
+	known   map[string][]netip.Addr   // what they have answered, by host
+
+	answered map[string]netip.Addr // of a host's addresses, the one that Reach has reached
 }
 
 // Up brings up what the plan asks for, and returns once there is a route to
@@ -54,7 +58,7 @@ type Network struct {
 // an *Error. After an error everything stays as far as it came, for a next try.
 func (p Plan) Up(ctx context.Context, host string, o Options) (*Network, error) {
 	n := &Network{plan: p, log: o.Log, root: filepath.Join("/", o.Root), start: time.Now(),
-		devices: make(map[string]*device), routed: make(map[networds.Route]string), dns: slices.Clone(p.dns)}
+		devices: make(map[string]*device), routed: make(map[networds.Route]string), known: make(map[string][]netip.Addr), answered: make(map[string]netip.Addr), dns: slices.Clone(p.dns)}
 	if n.log == nil {
 		n.log = func(string, ...any) {}
 	}
@@ -69,6 +73,7 @@ func (p Plan) Up(ctx context.Context, host string, o Options) (*Network, error) 
 	if lo, err := netlink.LinkByName("lo"); err == nil {
 		netlink.LinkSetUp(lo)
 	}
+	heedCarriers()
 	n.startJobs()
 	if err := n.await(ctx, host); err != nil {
 		n.Close()
@@ -96,26 +101,28 @@ func (n *Network) Close() {
 // that it does not.
 func (n *Network) startJobs() {
 	for _, name := range n.plan.names {
-		n.wg.Go(func() { n.device(n.ctx, name.Name) })
+		n.wg.Go(func() { n.follow(name.Name, func(link, error) bool { return true }) })
 	}
 	for _, i := range n.plan.ifaces {
-		n.startJob(i)
+		n.startJob(i, 0)
 	}
 	if len(n.plan.every) == 0 {
 		return
 	}
 	for _, name := range n.plan.virtuals() {
 		if n.plan.master(name) == "" && n.plan.iface(name) == nil {
-			n.startJob(iface{name: name, methods: n.plan.every})
+			n.startJob(iface{name: name, methods: n.plan.every}, 0)
 		}
 	}
 	n.nics = &report{who: "network", logf: n.log}
 	n.wg.Go(n.everyNIC)
 }
 
-func (n *Network) startJob(i iface) {
-	j := &job{n: n, iface: i, report: report{who: i.name, logf: n.log}}
+// startJob starts one interface: that of an index, or with 0 that of the name.
+func (n *Network) startJob(i iface, index int) {
+	j := &job{n: n, iface: i, index: index, report: report{who: i.name, logf: n.log}}
 	n.mu.Lock()
+	n.jobs = slices.DeleteFunc(n.jobs, func(old *job) bool { return old.index != 0 && old.name == i.name && old.has(failed, stepDevice) })
 	n.jobs = append(n.jobs, j)
 	n.mu.Unlock()
 	n.wg.Go(func() { j.run(n.ctx) })
@@ -123,7 +130,7 @@ func (n *Network) startJob(i iface) {
 
 // everyNIC starts each NIC that appears and that no word speaks of.
 func (n *Network) everyNIC() {
-	seen := make(map[int]bool)
+	there, seen := make(map[int]bool), make(map[int]bool)
 	n.events.wait(n.ctx, func() bool {
 		all, err := links()
 		if err != nil {
@@ -131,9 +138,15 @@ func (n *Network) everyNIC() {
 			return false
 		}
 		for _, l := range all {
-			if !seen[l.index] && l.nic() && l.master == 0 && n.free(l) {
+			if l.nic() && !there[l.index] {
+				there[l.index] = true
+				n.mu.Lock()
+				n.newest = time.Now()
+				n.mu.Unlock()
+			}
+			if !seen[l.index] && l.nic() && l.master == 0 && n.free(l, all) {
 				seen[l.index] = true
-				n.startJob(iface{name: l.name, methods: n.plan.every})
+				n.startJob(iface{name: l.name, methods: n.plan.every}, l.index)
 			}
 		}
 		switch waited := time.Since(n.start); {
@@ -148,11 +161,28 @@ func (n *Network) everyNIC() {
 	})
 }
 
-// free tells that no word speaks of a NIC, and that it has its final name.
-func (n *Network) free(l link) bool {
+// complete tells that no other NIC is to be expected, where each is to be tried:
+// drivers find them one after the other.
+func (n *Network) complete() bool {
+	const quiet = 10 * time.Second // since the last one
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.nics == nil || n.nics.has(failed) || !n.newest.IsZero() && time.Since(n.newest) > quiet
+}
+
+// free tells that no word speaks of a NIC, and that it has its final name: none
+// that a word gives to another one of them all.
+func (n *Network) free(l link, all []link) bool {
 	for _, name := range n.plan.names {
-		if l.hasMAC(name.MAC) && l.name != name.Name {
+		is := l.hasMAC(name.MAC)
+		there := slices.ContainsFunc(all, func(l link) bool { return l.nic() && l.hasMAC(name.MAC) })
+		if is != (l.name == name.Name) && (is || there) {
 			return false
+		}
+	}
+	for _, i := range n.plan.ifaces {
+		if i.mac != nil && l.hasMAC(i.mac) {
+			return false // waitNIC gives it the name
 		}
 	}
 	for _, called := range []string{l.name, networds.Dashed(l.mac), networds.Dashed(l.perm)} {
@@ -175,12 +205,12 @@ func (n *Network) await(ctx context.Context, host string) error {
 		defer cancel()
 		target.start(lctx)
 	}
-	var only time.Time // since when there is a default route
-	gaveUp := false
+	var only time.Time    // since when there is a default route
+	var settled time.Time // since when nothing is to come
 	err := n.events.wait(ctx, func() bool {
-		_, gaveUp = n.progress(target.found())
 		if host == "" {
-			return gaveUp
+			_, all := n.progress(nil)
+			return all
 		}
 		for _, a := range target.found() {
 			r, ok := usable(a)
@@ -195,7 +225,14 @@ func (n *Network) await(ctx context.Context, host string) error {
 				return true
 			}
 		}
-		return gaveUp && target.settled()
+		// The kernel tells of a carrier and its routes one after the other, so
+		// what is seen in a moment may be the half of it.
+		if _, all := n.progress(target.found()); !all || !target.settled() || !n.complete() {
+			settled = time.Time{}
+		} else if settled.IsZero() {
+			settled = time.Now()
+		}
+		return !settled.IsZero() && time.Since(settled) > glance/2
 	})
 	switch ready, _ := n.progress(nil); {
 	case err == nil && host == "" && ready:
@@ -203,6 +240,11 @@ func (n *Network) await(ctx context.Context, host string) error {
 	case err == nil && host != "" && n.reachable(target):
 		return nil
 	}
+	return n.failure(host, target, err)
+}
+
+// failure is the error of await, which ended with err, or gave up with none.
+func (n *Network) failure(host string, target *lookup, err error) error {
 	e := &Error{Op: fmt.Sprintf("no route to %s in %s", host, seconds(time.Since(n.start))), Seen: n.seen()}
 	if host == "" {
 		e.Op = "no address in " + seconds(time.Since(n.start))
@@ -247,11 +289,15 @@ func (n *Network) unset(dev string) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return slices.ContainsFunc(n.jobs, func(j *job) bool {
-		is := j.device()
-		if is == "" && (j.name == dev || networds.MAC(j.name) != nil) {
-			is = dev
+		if len(j.static) == 0 || j.has(done, stepStatic) || j.has(failed, stepStatic) {
+			return false
 		}
-		return len(j.static) > 0 && is == dev && !j.has(done, stepStatic) && !j.has(failed, stepStatic)
+		is := j.device()
+		if is == "" { // not yet; a MAC address may be that of no NIC at all
+			l, _ := find(j.name)
+			is = l.name
+		}
+		return is == dev
 	})
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -156,6 +157,31 @@ func (p *peer) listen(address string) {
 					return
 				}
 				c.Close()
+			}
+		}()
+	})
+}
+
+// echo sends back what it gets, on a port of the peer.
+func (p *peer) echo(address string) {
+	p.t.Helper()
+	p.in(func() {
+		l, err := net.Listen("tcp", address)
+		if err != nil {
+			p.t.Errorf("peer: %v", err)
+			return
+		}
+		p.t.Cleanup(func() { l.Close() })
+		go func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				go func() {
+					io.Copy(c, c)
+					c.Close()
+				}()
 			}
 		}()
 	})

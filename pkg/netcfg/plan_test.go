@@ -199,10 +199,11 @@ func TestRouterAdvertisement(t *testing.T) {
 		want advertisement
 		ok   bool
 	}{
-		{ra(0), advertisement{}, true},
-		{ra(0xc0, prefix), advertisement{managed: true, other: true, autonomous: true}, true},
-		{ra(0x40, rdnss, dnssl), advertisement{other: true, dns: []netip.Addr{netip.MustParseAddr("2001:db8::53")}, search: []string{"kdump.test"}}, true},
-		{ra(0, dead), advertisement{}, true},
+		{ra(0), advertisement{router: true}, true},
+		{slices.Concat(ra(0)[:6], []byte{0, 0}, ra(0)[8:]), advertisement{}, true},
+		{ra(0xc0, prefix), advertisement{managed: true, other: true, autonomous: true, router: true}, true},
+		{ra(0x40, rdnss, dnssl), advertisement{other: true, router: true, dns: []netip.Addr{netip.MustParseAddr("2001:db8::53")}, search: []string{"kdump.test"}}, true},
+		{ra(0, dead), advertisement{router: true}, true},
 		{ra(0)[:15], advertisement{}, false},
 		{ra(0, []byte{1, 0, 0, 0, 0, 0, 0, 0}), advertisement{}, false},
 		{ra(0, []byte{1, 2, 0, 0, 0, 0, 0, 0}), advertisement{}, false},

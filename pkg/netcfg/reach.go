@@ -31,13 +31,16 @@ func (n *Network) Reach(ctx context.Context, host string, port int) error {
 	var last error
 	told := make(map[netip.Addr]*repeated)
 	for {
-		list, err := n.Resolve(ctx, host)
+		list, _, err := n.resolve(ctx, host, last != nil)
 		if err != nil {
 			return &Error{Op: "reach " + host, Err: err, Seen: n.seen()}
 		}
 		for _, a := range list {
 			step, err := n.reachAddress(ctx, netip.AddrPortFrom(a, uint16(port)))
 			if err == nil {
+				n.mu.Lock()
+				n.answered[host] = a
+				n.mu.Unlock()
 				n.log("network: %s answers on port %d after %s", host, port, took(start))
 				return nil
 			}
@@ -89,7 +92,7 @@ func (n *Network) reachAddress(ctx context.Context, to netip.AddrPort) (step str
 	}
 	if !r.local {
 		if err := n.neighbour(ctx, r, to.Addr()); err != nil {
-			if demote(to.Addr(), r.index) {
+			if demote(to.Addr(), r) {
 				n.log("network: %s does not lead to %s, the next default route goes first now", r.dev, to.Addr())
 			}
 			return "neighbour", err
@@ -103,7 +106,7 @@ func (n *Network) reachAddress(ctx context.Context, to netip.AddrPort) (step str
 		return "", c.Close()
 	}
 	if isTimeout(err) || errors.Is(err, context.DeadlineExceeded) {
-		if demote(to.Addr(), r.index) {
+		if demote(to.Addr(), r) {
 			n.log("network: nobody answers behind %s, the next default route goes first now", r.dev)
 		}
 		return "silence", fmt.Errorf("connect to %s %s: no answer in %s", to, r, took(start))
@@ -132,7 +135,7 @@ func (n *Network) neighbour(ctx context.Context, r route, target netip.Addr) err
 	err := n.events.wait(ctx, func() bool {
 		state := neighbourState(r.index, next)
 		switch {
-		case state&(unix.NUD_REACHABLE|unix.NUD_DELAY|unix.NUD_STALE|unix.NUD_PROBE|unix.NUD_PERMANENT|unix.NUD_NOARP) != 0:
+		case state&answering != 0:
 			return true
 		case state&unix.NUD_INCOMPLETE == 0: // nobody asks at the moment
 			// NTF_USE makes the kernel ask (neigh_add of net/core/neighbour.c).
@@ -145,6 +148,9 @@ func (n *Network) neighbour(ctx context.Context, r route, target netip.Addr) err
 	}
 	return fmt.Errorf("%s %s does not answer %s on %s in %s: is it there, and on this network", what, next, protocol, r.dev, took(start))
 }
+
+// answering are the states of a neighbour that has answered.
+const answering = unix.NUD_REACHABLE | unix.NUD_DELAY | unix.NUD_STALE | unix.NUD_PROBE | unix.NUD_PERMANENT | unix.NUD_NOARP
 
 // neighbourState is the NUD state, 0 for a neighbour that nobody asked for.
 func neighbourState(index int, a netip.Addr) int {

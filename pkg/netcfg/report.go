@@ -68,6 +68,13 @@ func (r *report) begin(step string, since time.Time, format string, a ...any) {
 	}
 }
 
+// restart drops all but the first step, which begins anew.
+func (r *report) restart(step, text string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.entries = []entry{{step, text, time.Now(), trying}}
+}
+
 // forget drops a step, before it is made again.
 func (r *report) forget(steps ...string) {
 	r.mu.Lock()

@@ -104,45 +104,86 @@ const (
 )
 
 // Resolve finds the addresses of a host, those with a route first. It asks
-// again until ctx is over, unless a server says that there is none.
+// again until ctx is over, unless the servers say that there is none. Addresses
+// that were found before count where nobody answers any more.
 func (n *Network) Resolve(ctx context.Context, host string) ([]netip.Addr, error) {
+	list, _, err := n.resolve(ctx, host, false)
+	return list, err
+}
+
+// resolve is Resolve. all tells that both families have been answered, if only
+// with "none"; patient waits for the second as long as for the first.
+func (n *Network) resolve(ctx context.Context, host string, patient bool) (list []netip.Addr, all bool, err error) {
 	if a, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil {
-		return []netip.Addr{a.Unmap()}, nil
+		return []netip.Addr{a.Unmap()}, true, nil
 	}
 	start := time.Now()
 	n.mu.Lock()
-	before := n.queries
+	before, last := n.queries, n.known[host]
 	n.mu.Unlock()
+	var deny []netip.Addr // servers that know no such host; another may
 	for try := 0; ; try++ {
-		list, err := n.resolveOnce(ctx, host, try)
-		if err == nil {
-			slices.SortStableFunc(list, func(a, b netip.Addr) int {
-				_, x := usable(a)
-				_, y := usable(b)
-				switch {
-				case x == y:
-					return 0
-				case x:
-					return -1
-				}
-				return 1
-			})
-			return list, nil
-		}
 		dns, _ := n.servers()
-		if errors.Is(err, errNoHost) && len(dns) > 0 {
-			return nil, fmt.Errorf("%s: %w: so says name server %s", host, errNoHost, dns[0])
+		list, all, err = n.resolveOnce(ctx, host, try, patient)
+		if err == nil {
+			return routedFirst(n.remember(host, list, all)), all, nil
 		}
-		if !sleep(ctx, 250*time.Millisecond) {
-			if len(dns) == 0 {
-				return nil, fmt.Errorf("%s: %w", host, errNoServers)
+		if errors.Is(err, errNoHost) && len(dns) > 0 {
+			deny = appendNew(deny, dns[try%len(dns)])
+		}
+		asked := try + 1
+		switch {
+		case len(last) > 0 && asked >= len(dns):
+			if ctx.Err() == nil {
+				n.log("network: %v; it was %s", n.unresolved(host, dns, deny, start, before), joined(last))
 			}
-			n.mu.Lock()
-			asked := n.queries - before
-			n.mu.Unlock()
-			return nil, fmt.Errorf("%s: no answer of name server %s in %s (%d queries sent)", host, joined(dns), took(start), asked)
+			return routedFirst(slices.Clone(last)), false, nil
+		case len(deny) > 0 && (len(deny) >= len(dns) || asked >= 2*len(dns)), !sleep(ctx, 250*time.Millisecond):
+			return nil, false, n.unresolved(host, dns, deny, start, before)
 		}
 	}
+}
+
+// unresolved is the error of a name; before is the number of queries before its.
+func (n *Network) unresolved(host string, dns, deny []netip.Addr, start time.Time, before int) error {
+	switch {
+	case len(deny) > 0:
+		return fmt.Errorf("%s: %w: so says name server %s", host, errNoHost, joined(deny))
+	case len(dns) == 0:
+		return fmt.Errorf("%s: %w", host, errNoServers)
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return fmt.Errorf("%s: no answer of name server %s in %s (%d queries sent)", host, joined(dns), took(start), n.queries-before)
+}
+
+// remember keeps a host's addresses. Where one family has not been answered, it
+// has those that it had before.
+func (n *Network) remember(host string, list []netip.Addr, all bool) []netip.Addr {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !all {
+		for _, a := range n.known[host] {
+			list = appendNew(list, a)
+		}
+	}
+	n.known[host] = slices.Clone(list)
+	return list
+}
+
+func routedFirst(list []netip.Addr) []netip.Addr {
+	slices.SortStableFunc(list, func(a, b netip.Addr) int {
+		_, x := usable(a)
+		_, y := usable(b)
+		switch {
+		case x == y:
+			return 0
+		case x:
+			return -1
+		}
+		return 1
+	})
+	return list
 }
 
 func joined(list []netip.Addr) string {
@@ -155,9 +196,9 @@ func joined(list []netip.Addr) string {
 
 // resolveOnce asks for both families side by side, so that the loss of one
 // answer does not cost the other.
-func (n *Network) resolveOnce(ctx context.Context, host string, try int) ([]netip.Addr, error) {
+func (n *Network) resolveOnce(ctx context.Context, host string, try int, patient bool) (all []netip.Addr, both bool, err error) {
 	const within = 2 * time.Second
-	const grace = 200 * time.Millisecond // for the other family
+	const grace = 200 * time.Millisecond // for the other family, when the first is of use
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	type answer struct {
@@ -172,29 +213,27 @@ func (n *Network) resolveOnce(ctx context.Context, host string, try int) ([]neti
 			answers <- answer{list, err}
 		}()
 	}
-	var all []netip.Addr
-	var errs []error
+	var lost []error
 	for range families {
 		a := <-answers
 		for _, addr := range a.list {
 			all = appendNew(all, addr.Unmap())
 		}
-		if a.err != nil {
-			errs = append(errs, a.err)
-		} else {
+		var d *net.DNSError
+		switch {
+		case a.err == nil && !patient && slices.ContainsFunc(all, func(a netip.Addr) bool { _, ok := usable(a); return ok }):
 			time.AfterFunc(grace, cancel)
+		case a.err != nil && !(errors.As(a.err, &d) && d.IsNotFound):
+			lost = append(lost, a.err)
 		}
 	}
-	switch notFound := func(err error) bool {
-		var d *net.DNSError
-		return errors.As(err, &d) && d.IsNotFound
-	}; {
+	switch {
 	case len(all) > 0:
-		return all, nil
-	case slices.ContainsFunc(errs, func(err error) bool { return !notFound(err) }):
-		return nil, errors.Join(errs...)
+		return all, len(lost) == 0, nil
+	case len(lost) > 0:
+		return nil, false, errors.Join(lost...)
 	}
-	return nil, errNoHost
+	return nil, true, errNoHost
 }
 
 // lookupFamily tries the search domains for names without a dot. Each try
@@ -232,42 +271,57 @@ type lookup struct {
 
 	mu    sync.Mutex
 	list  []netip.Addr
+	all   bool // both families are known
 	err   error
 	tries int
 }
 
-// start finds them at once, or goes on in the background.
+// start finds them at once, or goes on in the background until both families are
+// known: the address that was found may be that of the family without a route.
 func (t *lookup) start(ctx context.Context) {
 	if a, err := netip.ParseAddr(strings.Trim(t.host, "[]")); err == nil {
-		t.list = []netip.Addr{a.Unmap()}
+		t.list, t.all = []netip.Addr{a.Unmap()}, true
 		return
 	}
 	t.n.wg.Go(func() {
-		const within = 10 * time.Second // one answer for the log
 		for ctx.Err() == nil {
 			t.n.events.wait(ctx, func() bool {
 				dns, _ := t.n.servers()
 				return len(dns) > 0 && slices.ContainsFunc(dns, func(a netip.Addr) bool { _, ok := usable(a); return ok })
 			})
-			rctx, cancel := context.WithTimeout(ctx, within)
-			list, err := t.n.Resolve(rctx, t.host)
-			cancel()
-			if ctx.Err() != nil {
+			if t.ask(ctx) {
 				return
 			}
-			t.mu.Lock()
-			t.list, t.err = list, err
-			t.tries++
-			t.mu.Unlock()
-			t.n.events.fire()
-			if err == nil {
-				t.n.log("network: %s is %s", t.host, joined(list))
-				return
-			}
-			t.n.log("network: %v", err)
 			sleep(ctx, time.Second)
 		}
 	})
+}
+
+// ask tries once, and tells whether that was all.
+func (t *lookup) ask(ctx context.Context) bool {
+	const within = 10 * time.Second // one answer for the log
+	rctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	list, all, err := t.n.resolve(rctx, t.host, t.tries > 0)
+	if ctx.Err() != nil {
+		return true
+	}
+	t.mu.Lock()
+	before := len(t.list)
+	if err == nil {
+		t.list, t.all = list, all
+	}
+	t.err = err
+	t.tries++
+	t.mu.Unlock()
+	t.n.events.fire()
+	switch {
+	case err != nil:
+		t.n.log("network: %v", err)
+	case len(list) != before:
+		t.n.log("network: %s is %s", t.host, joined(list))
+	}
+	return err == nil && all
 }
 
 func (t *lookup) found() []netip.Addr {
@@ -280,7 +334,7 @@ func (t *lookup) found() []netip.Addr {
 func (t *lookup) settled() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return len(t.list) > 0 || t.tries >= 3
+	return t.all || t.tries >= 3
 }
 
 // failure is why the name is not known, nil if that is not it.
@@ -303,7 +357,7 @@ func (t *lookup) failure() error {
 }
 
 // Dial is a net.Dialer's for targets: it resolves names by what this network
-// knows, and tries all addresses.
+// knows, and tries all addresses, that which Reach has found to answer first.
 func (n *Network) Dial(ctx context.Context, network, address string) (net.Conn, error) {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
@@ -313,21 +367,52 @@ func (n *Network) Dial(ctx context.Context, network, address string) (net.Conn, 
 	if err != nil {
 		return nil, err
 	}
+	n.mu.Lock()
+	if i := slices.Index(list, n.answered[host]); i > 0 {
+		list = slices.Insert(slices.Delete(list, i, i+1), 0, n.answered[host])
+	}
+	n.mu.Unlock()
 	var errs []error
 	for i, a := range list {
 		dctx, cancel := ctx, context.CancelFunc(func() {})
 		if until, ok := ctx.Deadline(); ok { // a fair part for each
 			dctx, cancel = context.WithTimeout(ctx, time.Until(until)/time.Duration(len(list)-i))
 		}
-		c, err := (&net.Dialer{KeepAlive: -1}).DialContext(dctx, network, net.JoinHostPort(a.String(), port))
+		c, err := n.dialAddress(dctx, network, a, port)
 		cancel()
 		if err == nil {
 			return c, nil
 		}
 		errs = append(errs, err)
-		if errors.Is(err, unix.ECONNREFUSED) {
-			break
-		}
 	}
 	return nil, errors.Join(errs...)
+}
+
+// dialAddress goes another way, if there is one, when nobody answers behind a
+// gateway.
+func (n *Network) dialAddress(ctx context.Context, network string, a netip.Addr, port string) (net.Conn, error) {
+	const most = 2 * time.Minute    // as TCP itself, where the caller sets no deadline
+	const silence = 6 * time.Second // SYNs at 0, 1 and 3 s; callers give 15 s for all addresses
+	ctx, cancel := context.WithTimeout(ctx, most)
+	defer cancel()
+	for {
+		start := time.Now()
+		r, noRoute := lookupRoute(a)
+		try, cancel := context.WithTimeout(ctx, silence)
+		c, err := (&net.Dialer{KeepAlive: -1}).DialContext(try, network, net.JoinHostPort(a.String(), port))
+		cancel()
+		silent := isTimeout(err) && time.Since(start) >= silence
+		if err == nil {
+			return c, nil
+		}
+		// The kernel's own EHOSTUNREACH, not that of a router on the way.
+		noGateway := errors.Is(err, unix.EHOSTUNREACH) && neighbourState(r.index, r.gateway)&answering == 0
+		moved := noRoute == nil && (silent || noGateway) && demote(a, r)
+		if moved {
+			n.log("network: nobody answers behind %s, the next default route goes first now", r.dev)
+		}
+		if !silent && !moved {
+			return nil, err
+		}
+	}
 }

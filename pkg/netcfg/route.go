@@ -4,7 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -13,14 +16,59 @@ import (
 	"github.com/ukdump/ukdump/internal/networds"
 )
 
-// metric of our default routes is this and the index of the interface: two
-// interfaces never fight for the same route, and all go before those of router
-// advertisements, which have 1024.
-const metric = 100
+// Metrics of our routes are these and the index of the interface: two interfaces
+// never fight for the same route, and all but those that demote has put behind go
+// before those of router advertisements, which have 1024.
+const (
+	metric = 100
+	behind = 10000
+)
+
+// place is the metric of a new route. A default route that has been put behind
+// stays there, when its lease is renewed or the next process finds it: connections
+// over the other interface live on that.
+func place(index int, dst netip.Prefix) int {
+	if dst.Bits() > 0 {
+		return metric + index
+	}
+	defaults, _ := defaultRoutes(family(dst.Addr()))
+	at := metric + index
+	for _, r := range defaults {
+		if r.LinkIndex == index && r.Priority >= behind {
+			at = max(at, r.Priority)
+		}
+	}
+	return at
+}
+
+// defaultRoutes are those over a gateway.
+func defaultRoutes(family int) ([]netlink.Route, error) {
+	all, err := again(func() ([]netlink.Route, error) {
+		return netlink.RouteListFiltered(family, &netlink.Route{}, netlink.RT_FILTER_TABLE)
+	})
+	return slices.DeleteFunc(all, func(r netlink.Route) bool {
+		bits := 0
+		if r.Dst != nil {
+			bits, _ = r.Dst.Mask.Size()
+		}
+		return bits > 0 || r.Gw == nil
+	}), err
+}
+
+// heedCarriers lets the kernel pass over routes whose interface has no carrier
+// (ignore_routes_with_linkdown of Documentation/networking/ip-sysctl.rst): by
+// itself it goes on sending into a cable that is out, though another interface
+// leads to the target. Interfaces to come take the value of "default".
+func heedCarriers() {
+	files, _ := filepath.Glob("/proc/sys/net/ipv[46]/conf/*/ignore_routes_with_linkdown")
+	for _, name := range files {
+		os.WriteFile(name, []byte("1"), 0) // where it is not, routes are as before
+	}
+}
 
 // lookupRoute asks the kernel.
 func lookupRoute(a netip.Addr) (route, error) {
-	list, err := netlink.RouteGetWithOptions(a.AsSlice(), &netlink.RouteGetOptions{})
+	list, err := netlink.RouteGetWithOptions(a.AsSlice(), &netlink.RouteGetOptions{OifIndex: zoneIndex(a)})
 	if err != nil {
 		return route{}, err
 	}
@@ -34,7 +82,7 @@ func lookupRoute(a netip.Addr) (route, error) {
 	} else if r.local {
 		r.dev = "lo"
 	}
-	match, err := netlink.RouteGetWithOptions(a.AsSlice(), &netlink.RouteGetOptions{FIBMatch: true})
+	match, err := netlink.RouteGetWithOptions(a.AsSlice(), &netlink.RouteGetOptions{FIBMatch: true, OifIndex: zoneIndex(a)})
 	if err == nil && len(match) > 0 {
 		bits := 0
 		if match[0].Dst != nil {
@@ -104,8 +152,8 @@ func broadcast(p netip.Prefix) []byte {
 
 // addRoute adds a route, or changes the one of the same network and metric. A
 // gateway outside of all networks of the interface is taken to be on its link.
-func addRoute(index int, dst netip.Prefix, gateway, src netip.Addr) error {
-	r := &netlink.Route{LinkIndex: index, Dst: ipNet(dst), Priority: metric + index, Protocol: unix.RTPROT_BOOT, Family: family(dst.Addr())}
+func addRoute(index int, dst netip.Prefix, gateway, src netip.Addr, metric int) error {
+	r := &netlink.Route{LinkIndex: index, Dst: ipNet(dst), Priority: metric, Protocol: unix.RTPROT_BOOT, Family: family(dst.Addr())}
 	if src.IsValid() {
 		r.Src = src.AsSlice()
 	}
@@ -155,7 +203,7 @@ func (j *job) addStatic(index int) error {
 		if !s.Gateway.IsValid() {
 			continue
 		}
-		if err := addRoute(index, defaultNet(s.Gateway), s.Gateway, netip.Addr{}); err != nil {
+		if err := addRoute(index, defaultNet(s.Gateway), s.Gateway, netip.Addr{}, place(index, defaultNet(s.Gateway))); err != nil {
 			return fmt.Errorf("gateway %s: %w", s.Gateway, err)
 		}
 	}
@@ -193,7 +241,7 @@ func (n *Network) addPlanned(r networds.Route) string {
 		}
 		index = via.index
 	}
-	if err := addRoute(index, r.Net, r.Gateway, netip.Addr{}); err != nil {
+	if err := addRoute(index, r.Net, r.Gateway, netip.Addr{}, place(index, r.Net)); err != nil {
 		return err.Error()
 	}
 	return ""
@@ -202,28 +250,16 @@ func (n *Network) addPlanned(r networds.Route) string {
 // demote puts the default route over an interface behind that of another one,
 // after nobody answered there. It returns false when nothing was changed, as when
 // there is no other.
-func demote(a netip.Addr, index int) bool {
-	const behind = 10000
-	all, err := again(func() ([]netlink.Route, error) {
-		return netlink.RouteListFiltered(family(a), &netlink.Route{}, netlink.RT_FILTER_TABLE)
-	})
+func demote(a netip.Addr, l route) bool {
+	all, err := defaultRoutes(family(a))
 	if err != nil {
 		return false
 	}
-	isDefault := func(r netlink.Route) bool {
-		if r.Dst == nil {
-			return true
-		}
-		bits, _ := r.Dst.Mask.Size()
-		return bits == 0
-	}
 	var mine, others []netlink.Route
 	for _, r := range all {
-		switch {
-		case !isDefault(r) || r.Gw == nil:
-		case r.LinkIndex == index:
+		if r.LinkIndex == l.index {
 			mine = append(mine, r)
-		default:
+		} else {
 			others = append(others, r)
 		}
 	}
@@ -237,7 +273,12 @@ func demote(a netip.Addr, index int) bool {
 			continue
 		}
 		old := r
-		r.Priority = max(last+1, behind)
+		r.Flags &^= unix.RTNH_F_LINKDOWN | unix.RTNH_F_DEAD // which the kernel tells, and does not take
+		r.Priority = max(last+1, behind+l.index)
+		if a.Is6() {
+			// Else the next advertisement has it in front again; since Linux 5.12.
+			os.WriteFile("/proc/sys/net/ipv6/conf/"+l.dev+"/ra_defrtr_metric", []byte(strconv.Itoa(r.Priority)), 0)
+		}
 		// It is there already when a lease brought the first one back.
 		if err := netlink.RouteAdd(&r); err == nil || errors.Is(err, unix.EEXIST) {
 			moved = netlink.RouteDel(&old) == nil || moved

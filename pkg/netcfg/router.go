@@ -32,6 +32,7 @@ import (
 type advertisement struct {
 	managed, other bool // DHCPv6 has addresses, other things
 	autonomous     bool // a prefix to make an address from
+	router         bool // a default router's: with lifetime 0 it is none, or not yet
 	dns            []netip.Addr
 	search         []string
 }
@@ -47,6 +48,7 @@ func parseRA(p []byte) (ra advertisement, ok bool) {
 		return ra, false
 	}
 	ra.managed, ra.other = p[5]&0x80 != 0, p[5]&0x40 != 0
+	ra.router = binary.BigEndian.Uint16(p[6:]) != 0
 	for o := p[16:]; len(o) > 0; {
 		if len(o) < 8 || o[1] == 0 || int(o[1])*8 > len(o) {
 			return ra, false
@@ -96,12 +98,20 @@ type routerSeen struct {
 	since time.Time
 	last  *advertisement
 	at    time.Time // of the first advertisement
+	found time.Time // of the first one of a default router
 }
 
 func (s *routerSeen) get() (ra *advertisement, at time.Time, asked int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.last, s.at, s.asked
+}
+
+// router is since when a default router is known, zero if none is.
+func (s *routerSeen) router() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.found
 }
 
 // openICMP6 hears router advertisements on one interface.
@@ -132,8 +142,8 @@ func openICMP6(ctx context.Context, dev string) (*net.IPConn, error) {
 	return c.(*net.IPConn), nil
 }
 
-// solicitRouters asks for routers until one has answered, and hears what they
-// say until ctx is over.
+// solicitRouters asks for routers until a default router has answered, and hears
+// what they say until ctx is over.
 func (j *job) solicitRouters(ctx context.Context, index int, seen *routerSeen) {
 	seen.mu.Lock()
 	seen.since = time.Now()
@@ -167,7 +177,7 @@ func (j *job) hearRouters(ctx context.Context, c *net.IPConn, l link, seen *rout
 	buf := make([]byte, maxDatagram)
 	next, wait := time.Now(), time.Second
 	for ctx.Err() == nil {
-		if ra, _, _ := seen.get(); ra == nil && !time.Now().Before(next) {
+		if seen.router().IsZero() && !time.Now().Before(next) {
 			if _, err := c.WriteTo(solicitation, routers); err != nil {
 				return err
 			}
@@ -193,9 +203,12 @@ func (j *job) hearRouters(ctx context.Context, c *net.IPConn, l link, seen *rout
 		if seen.last == nil {
 			seen.at = time.Now()
 		}
+		if seen.found.IsZero() && ra.router {
+			seen.found = time.Now()
+		}
 		seen.last = &ra
 		seen.mu.Unlock()
-		j.n.addServers(ra.dns, ra.search)
+		j.n.addServers(l.inZone(ra.dns), ra.search)
 		j.n.events.fire()
 	}
 	return ctx.Err()
@@ -238,21 +251,29 @@ func (j *job) slaac(ctx context.Context, index int, seen *routerSeen) {
 	})
 }
 
-// awaitRouter is the step of a lease of DHCPv6, which leads nowhere without a
-// router's routes.
-func (j *job) awaitRouter(ctx context.Context, seen *routerSeen) {
+// awaitRouter is the step of those whose address leads nowhere without a
+// router's routes. That there is no advertisement at all is told here for a lease
+// of DHCPv6, and by slaac for its own.
+func (j *job) awaitRouter(ctx context.Context, seen *routerSeen, lease bool) {
 	const grace = 100 * time.Millisecond // we hear it before the kernel heeds it
 	start := time.Now()
 	limit := j.n.plan.timeout(stepRouter)
 	j.n.events.wait(ctx, func() bool {
 		ra, at, asked := seen.get()
+		found := seen.router()
+		late := time.Since(start) >= limit
 		switch {
-		case ra != nil && time.Since(at) > grace:
+		case !found.IsZero() && time.Since(found) > grace:
 			j.forget(stepRouter)
 			return true
-		case ra != nil || time.Since(start) < limit:
+		case !found.IsZero():
+		case ra != nil && !late:
+			j.begin(stepRouter, at, "no default router in {}, only an advertisement with lifetime 0")
+		case ra != nil:
+			j.set(stepRouter, failed, "no default router in %s, only an advertisement with lifetime 0", seconds(limit))
+		case lease && !late:
 			j.begin(stepRouter, start, "no router advertisement in {} (%d solicitations sent)", asked)
-		default:
+		case lease:
 			j.set(stepRouter, failed, "no router advertisement in %s (%d solicitations sent)", seconds(limit), asked)
 		}
 		return false

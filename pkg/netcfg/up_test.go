@@ -2,6 +2,7 @@ package netcfg
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -110,6 +111,31 @@ func TestNoName(t *testing.T) {
 	})
 }
 
+// An MTU that the NIC refuses is told, and no reason to give up, however long its
+// driver takes to set it up.
+func TestRefusedMTU(t *testing.T) {
+	if !namespace(t, "dnsmasq") {
+		return
+	}
+	p := newPeer(t)
+	p.lossy("eth0", "port", 0) // a TAP device has an MTU of 65521 at most
+	p.sh(server4)
+	p.listen(":2222")
+	p.dnsmasq("--dhcp-range=10.9.0.100,10.9.0.150,255.255.255.0,2m")
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	told := &lines{t: t, show: true}
+	n, err := plan(t, "ip=eth0:dhcp:65535").Up(ctx, "10.9.0.1", Options{Root: t.TempDir(), Log: func(format string, a ...any) {
+		told.add(format, a...)
+		if strings.Contains(fmt.Sprintf(format, a...), "MTU") {
+			time.Sleep(4 * time.Second) // stands for the driver
+		}
+	}})
+	must(t, err)
+	defer n.Close()
+	told.await("eth0: MTU 65535: invalid argument", 1, 0)
+}
+
 func TestLateServer(t *testing.T) {
 	if !namespace(t, "dnsmasq") {
 		return
@@ -164,6 +190,37 @@ func TestLateRoute(t *testing.T) {
 		n.Close()
 		sh(t, "ip link del eth0")
 	}
+}
+
+// An advertisement with lifetime 0 is no default router's: the target behind one is
+// waited for.
+func TestLateRouter(t *testing.T) {
+	if !namespace(t, "dnsmasq") {
+		return
+	}
+	const lease6, auto6 = "--dhcp-range=fd09::1000,fd09::1fff,64,2m", "--dhcp-range=fd09::,ra-only,64,2m"
+	for _, tt := range []struct{ words, kind string }{{"ip=eth0:auto6", auto6}, {"ip=eth0:dhcp6", lease6}} {
+		p, c := newPeer(t), newClient(t)
+		p.cable("eth0", "port")
+		p.sh("ip addr add fd09::1/64 dev port nodad; ip addr add fd20::1/128 dev lo")
+		p.listen(":2222")
+		kill, _ := p.dnsmasq("--enable-ra", tt.kind, "--ra-param=port,0,0")
+		go func() {
+			c.log.await("eth0: has", 1, 15*time.Second)
+			time.Sleep(1500 * time.Millisecond)
+			kill()
+			p.dnsmasq("--enable-ra", tt.kind)
+		}()
+		n := c.up(tt.words, "fd20::1", 30*time.Second)
+		c.reach(n, "fd20::1", 2222, 10*time.Second)
+		n.Close()
+		sh(t, "ip link del eth0")
+	}
+	p, c := newPeer(t), newClient(t)
+	p.cable("eth0", "port")
+	p.sh("ip addr add fd09::1/64 dev port nodad")
+	p.dnsmasq("--enable-ra", auto6, "--ra-param=port,0,0")
+	c.fails("ip=eth0:auto6 rd.net.timeout.ipv6auto=2", "fd20::1", 20*time.Second, `^no route to fd20::1 in \d.\d s: eth0: .*no default router in 2.0 s, only an advertisement with lifetime 0`)
 }
 
 // A third of all frames is lost: DHCP, DNS, ARP and TCP get through.
@@ -300,7 +357,7 @@ func TestDeadDNS(t *testing.T) {
 	if list, err := n.Resolve(ctx, "target.test"); err != nil || len(list) != 1 || list[0] != netip.MustParseAddr("10.9.0.1") {
 		t.Errorf("%v %v", list, err)
 	}
-	if _, err := n.Resolve(ctx, "x.none.test"); err == nil || !strings.Contains(err.Error(), "x.none.test: no such host") {
+	if _, err := n.Resolve(ctx, "x.none.test"); err == nil || !strings.Contains(err.Error(), "x.none.test: no such host: so says name server 10.9.0.1") {
 		t.Errorf("%v", err)
 	}
 }
@@ -418,6 +475,53 @@ func TestNames(t *testing.T) {
 	has(t, "ip -o link show lan", `02:00:00:00:00:99`)
 }
 
+// Each NIC gets one job where some are named by words and every NIC is to be tried,
+// even if the kernel has given such a name to another one.
+func TestNamesOfOthers(t *testing.T) {
+	if !namespace(t, "dnsmasq") {
+		return
+	}
+	for _, words := range []string{"ifname=eth0:02:00:00:00:00:11 ip=dhcp", "ip=eth0:dhcp::02:00:00:00:00:11 ip=dhcp"} {
+		p, other := newPeer(t), newPeer(t)
+		p.cable("eth0", "port")
+		other.cable("eth1", "port")
+		sh(t, "ip link set eth1 address 02:00:00:00:00:11")
+		p.sh(server4)
+		p.dnsmasq("--dhcp-range=10.9.0.100,10.9.0.120,255.255.255.0,1h")
+		other.sh("ip addr add 10.8.0.1/24 dev port")
+		other.dnsmasq("--dhcp-range=10.8.0.100,10.8.0.120,255.255.255.0,1h")
+		for range 2 { // the second time it is so already
+			c := newClient(t)
+			n := c.up(words, "10.9.0.1", 15*time.Second)
+			c.log.await("nic0: has 10.9.0", 1, 10*time.Second)
+			c.log.await("eth0: has 10.8.0", 1, 10*time.Second)
+			if jobs := c.log.count("carrier after"); jobs != 2 {
+				t.Errorf("%d jobs for 2 NICs", jobs)
+			}
+			n.Close()
+		}
+		sh(t, "ip link del eth0; ip link del nic0")
+	}
+}
+
+// Words for a NIC that is not there do not keep Up from the one that is.
+func TestAbsentNIC(t *testing.T) {
+	if !namespace(t, "dnsmasq") {
+		return
+	}
+	p := newPeer(t)
+	p.cable("eth1", "port")
+	p.sh(server4)
+	p.listen(":2222")
+	p.dnsmasq("--dhcp-range=10.9.0.100,10.9.0.120,255.255.255.0,1h")
+	for _, nic := range []string{"eth0", "02-00-00-00-00-99"} {
+		c := newClient(t)
+		n := c.up("ip=10.8.0.2::10.8.0.1:24::"+nic+":none ip=eth1:dhcp", "10.9.0.1", 15*time.Second)
+		c.reach(n, "10.9.0.1", 2222, 5*time.Second)
+		n.Close()
+	}
+}
+
 // A NIC that is found late, and one that no word names.
 func TestLateNIC(t *testing.T) {
 	if !namespace(t, "dnsmasq") {
@@ -438,6 +542,75 @@ func TestLateNIC(t *testing.T) {
 		p.dnsmasq("--dhcp-range=10.7.0.100,10.7.0.150,255.255.255.0,2m")
 	}()
 	c.up("netconfig=auto", "10.7.0.1", 15*time.Second)
+}
+
+// Where every NIC is to be tried, the one that leads there may come after another
+// has its lease; when none does, that is waited for in vain for a while only.
+func TestSlowNICs(t *testing.T) {
+	if !namespace(t, "dnsmasq") {
+		return
+	}
+	p, other, c := newPeer(t), newPeer(t), newClient(t)
+	other.cable("eth0", "port")
+	other.sh(server4)
+	other.dnsmasq("--dhcp-range=10.9.0.100,10.9.0.120,255.255.255.0,1h", "--dhcp-option=3")
+	go func() {
+		c.log.await("eth0: has", 1, 10*time.Second)
+		time.Sleep(3 * time.Second)
+		p.cable("eth1", "port")
+		p.sh("ip addr add 10.8.0.1/24 dev port")
+		p.dnsmasq("--dhcp-range=10.8.0.100,10.8.0.120,255.255.255.0,1h")
+	}()
+	c.up("ip=dhcp", "10.8.0.1", 30*time.Second).Close()
+	sh(t, "ip link del eth1")
+	c.fails("ip=dhcp", "10.7.0.1", 40*time.Second, `^no route to 10.7.0.1 in [12]\d.\d s: `)
+}
+
+// A NIC that goes comes up again when it is back, and what stands on it.
+func TestBack(t *testing.T) {
+	if !namespace(t, "dnsmasq") {
+		return
+	}
+	p := newPeer(t)
+	p.listen(":2222")
+	cases := []string{"ip=eth0:dhcp", "", "ifname=lan:02:00:00:00:00:11 ip=dhcp"}
+	const vlan, bond, bridge = "vlan=vlan5:eth0 ip=vlan5:dhcp", "bond=bond0:eth0:mode=1 ip=bond0:dhcp", "bridge=br0:eth0 ip=br0:dhcp"
+	for words, missing := range map[string]string{vlan: p.supports("vlan", "link lo type vlan id 5"), bond: p.supports("bond", "type bond"), bridge: p.bridgeHere()} {
+		if missing == "" {
+			cases = append(cases, words)
+		}
+	}
+	for _, words := range cases {
+		t.Log(words)
+		c := newClient(t)
+		kill := func() {}
+		plug := func() {
+			kill()
+			sh(t, "ip link add eth0 address 02:00:00:00:00:11 type veth peer name port netns "+p.pid)
+			p.sh("ip link set port up")
+			if words == vlan {
+				p.sh("ip link add link port name port.5 type vlan id 5; ip link set port.5 up; ip addr add 10.9.0.1/24 dev port.5")
+			} else {
+				p.sh(server4)
+			}
+			kill, _ = p.dnsmasq("--dhcp-range=10.9.0.100,10.9.0.120,255.255.255.0,1h")
+		}
+		plug()
+		n := c.up(words, "10.9.0.1", 20*time.Second)
+		c.log.await("has 10.9.0", 1, 5*time.Second)
+		p.sh("ip link del port")
+		c.log.await("gone|carrier lost", 1, 10*time.Second)
+		plug()
+		c.log.await("carrier after", 2, 20*time.Second)
+		c.reach(n, "10.9.0.1", 2222, 20*time.Second)
+		if jobs := len(n.seen()); jobs != 1 {
+			t.Errorf("%d jobs: %s", jobs, n.seen())
+		}
+		n.Close()
+		kill()
+		p.sh("ip link del port")
+		sh(t, "for i in vlan5 bond0 br0; do ip link del $i 2>/dev/null || :; done")
+	}
 }
 
 func TestBridge(t *testing.T) {
