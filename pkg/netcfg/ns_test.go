@@ -51,7 +51,7 @@ func namespace(t *testing.T, programs ...string) bool {
 		}
 	}
 	t.Parallel()
-	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=100s")
+	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=5m")
 	cmd.Env = append(os.Environ(), inside+"="+t.Name())
 	// A namespace of processes too: whatever was started in it ends with it.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS | unix.CLONE_NEWPID}
@@ -244,9 +244,15 @@ func (l *lines) String() string {
 	return strings.Join(l.list, "\n")
 }
 
-// await waits until pattern has been said n times.
+// busy is what everything may take longer where other tests run beside it.
+const busy = 20 * time.Second
+
+// await waits until pattern has been said n times. 0: it has been by now.
 func (l *lines) await(pattern string, n int, within time.Duration) {
 	l.t.Helper()
+	if within > 0 {
+		within += busy
+	}
 	for until := time.Now().Add(within); l.count(pattern) < n; time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(until) {
 			l.t.Fatalf("nobody said %q %d times in %s:\n%s", pattern, n, within, l)
@@ -281,7 +287,7 @@ func (c *client) try(line, host string, within time.Duration) (*Network, error) 
 	defer cancel()
 	start := time.Now()
 	n, err := plan(c.t, line).Up(ctx, host, Options{Log: c.log.add, Root: c.root})
-	if late := time.Since(start) - within; late > 2500*time.Millisecond {
+	if late := time.Since(start) - within; late > busy {
 		c.t.Errorf("Up ended %s after its deadline", late)
 	}
 	if n != nil {
@@ -292,7 +298,7 @@ func (c *client) try(line, host string, within time.Duration) (*Network, error) 
 
 func (c *client) up(line, host string, within time.Duration) *Network {
 	c.t.Helper()
-	n, err := c.try(line, host, within)
+	n, err := c.try(line, host, within+busy)
 	must(c.t, err)
 	return n
 }
@@ -313,7 +319,7 @@ func (c *client) fails(line, host string, within time.Duration, pattern string) 
 
 func (c *client) reach(n *Network, host string, port int, within time.Duration) {
 	c.t.Helper()
-	ctx, cancel := context.WithTimeout(c.t.Context(), within)
+	ctx, cancel := context.WithTimeout(c.t.Context(), within+busy)
 	defer cancel()
 	must(c.t, n.Reach(ctx, host, port))
 }

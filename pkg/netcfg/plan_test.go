@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -123,10 +124,10 @@ func TestReport(t *testing.T) {
 	if r.String() != "eth0: not begun" {
 		t.Error(r)
 	}
-	r.begin("a", time.Now().Add(-1230*time.Millisecond), "no a in {}")
+	r.begin("a", time.Now().Add(-1230*time.Second), "no a in {}")
 	r.set("b", failed, "no b")
 	r.set("b", failed, "no b")
-	if want := "eth0: no a in 1.2 s; no b"; r.String() != want || len(said) != 1 || !r.has(trying, "a") || !r.has(failed) || r.has(done) {
+	if want := regexp.MustCompile(`^eth0: no a in 12[34]\d\.\d s; no b$`); !want.MatchString(r.String()) || len(said) != 1 || !r.has(trying, "a") || !r.has(failed) || r.has(done) {
 		t.Errorf("%s, want %s; %q", r, want, said)
 	}
 	r.set("a", done, "has a")

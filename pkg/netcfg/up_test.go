@@ -79,11 +79,11 @@ func TestNoAnswer4(t *testing.T) {
 	if !namespace(t) {
 		return
 	}
-	failing(t, 4*time.Second, []failure{
-		{"ip=eth0:dhcp", "10.9.0.1", `^no route to 10.9.0.1 in 4.\d s: eth0: carrier after [01].\d s; no DHCP offer in [34].\d s \([23] discovers sent\)$`},
-		{"ip=eth0:dhcp rd.net.dhcp.retry=1 rd.net.timeout.dhcp=2", "10.9.0.1", `^no route to 10.9.0.1 in [23].\d s: eth0: carrier after [01].\d s; no DHCP offer in 2.\d s \(2 discovers sent\)$`},
-		{"ip=eth1:dhcp", "10.9.0.1", `: eth1: no carrier in 4.\d s$`},
-		{"ip=eth1:dhcp rd.net.timeout.carrier=1", "10.9.0.1", `^no route to 10.9.0.1 in \d.\d s: eth1: no carrier in 1.0 s: is the cable in$`},
+	failing(t, 10*time.Second, []failure{
+		{"ip=eth0:dhcp", "10.9.0.1", `^no route to 10.9.0.1 in \d+.\d s: eth0: carrier after \d+.\d s; no DHCP offer in \d+.\d s \([1-9] discovers sent\)$`},
+		{"ip=eth0:dhcp rd.net.dhcp.retry=1 rd.net.timeout.dhcp=2", "10.9.0.1", `^no route to 10.9.0.1 in \d+.\d s: eth0: carrier after \d+.\d s; no DHCP offer in \d+.\d s \(2 discovers sent\)$`},
+		{"ip=eth1:dhcp", "10.9.0.1", `: eth1: no carrier in \d+.\d s$`},
+		{"ip=eth1:dhcp rd.net.timeout.carrier=1", "10.9.0.1", `^no route to 10.9.0.1 in \d+.\d s: eth1: no carrier in 1.0 s: is the cable in$`},
 		{"ip=eth7:dhcp rd.net.timeout.iflink=1", "10.9.0.1", `eth7: not there after 1.0 s; there is eth0 \(.{17}\), eth1 \(.{17}\): names may differ in a capture kernel, ifname=NAME:MAC sets one`},
 		{"ip=dhcp", "10.9.0.1", `: eth0: carrier.*; eth1: no carrier in|: eth1: no carrier in .*; eth0: carrier`},
 	})
@@ -93,9 +93,9 @@ func TestNoAnswer6(t *testing.T) {
 	if !namespace(t) {
 		return
 	}
-	failing(t, 5*time.Second, []failure{
-		{"ip=eth0:auto6", "fd00::1", `eth0: carrier after [01].\d s; no router advertisement in [1234].\d s \([1-3] solicitations sent\)$`},
-		{"ip=eth0:dhcp6", "fd00::1", `eth0: carrier after [01].\d s; no DHCPv6 advertisement in \d.\d s \([1-3] solicits sent\); no router advertisement in \d.\d s \([1-3] solicitations sent\)$`},
+	failing(t, 10*time.Second, []failure{
+		{"ip=eth0:auto6", "fd00::1", `eth0: carrier after \d+.\d s; no router advertisement in \d+.\d s \([1-9] solicitations sent\)$`},
+		{"ip=eth0:dhcp6", "fd00::1", `eth0: carrier after \d+.\d s; no DHCPv6 advertisement in \d+.\d s \([1-9] solicits sent\); no router advertisement in \d+.\d s \([1-9] solicitations sent\)$`},
 	})
 }
 
@@ -103,8 +103,8 @@ func TestNoName(t *testing.T) {
 	if !namespace(t) {
 		return
 	}
-	failing(t, 3*time.Second, []failure{
-		{"ip=10.9.0.2:::24::eth0:none", "10.77.0.1", `^no route to 10.77.0.1 in \d.\d s: eth0: carrier after [01].\d s; has 10.9.0.2/24$`},
+	failing(t, 8*time.Second, []failure{
+		{"ip=10.9.0.2:::24::eth0:none", "10.77.0.1", `^no route to 10.77.0.1 in \d+.\d s: eth0: carrier after \d+.\d s; has 10.9.0.2/24$`},
 		{"ip=10.9.0.2:::24::eth0:none", "target.test", `^network to target.test: target.test: no name server is known: set nameserver=, or write the address \(eth0: carrier after`},
 		{"ip=10.9.0.2:::24::eth0:none nameserver=10.66.0.1", "target.test", `^network to target.test: target.test: no route to name server 10.66.0.1 \(eth0: carrier after`},
 		{"ip=10.9.0.2:::24::eth0:none nameserver=10.9.0.9", "target.test", `^network to target.test: target.test: no answer of name server 10.9.0.9`},
@@ -220,7 +220,7 @@ func TestLateRouter(t *testing.T) {
 	p.cable("eth0", "port")
 	p.sh("ip addr add fd09::1/64 dev port nodad")
 	p.dnsmasq("--enable-ra", auto6, "--ra-param=port,0,0")
-	c.fails("ip=eth0:auto6 rd.net.timeout.ipv6auto=2", "fd20::1", 20*time.Second, `^no route to fd20::1 in \d.\d s: eth0: .*no default router in 2.0 s, only an advertisement with lifetime 0`)
+	c.fails("ip=eth0:auto6 rd.net.timeout.ipv6auto=2", "fd20::1", 20*time.Second, `^no route to fd20::1 in \d+.\d s: eth0: .*no default router in 2.0 s, only an advertisement with lifetime 0`)
 }
 
 // A third of all frames is lost: DHCP, DNS, ARP and TCP get through.
@@ -233,8 +233,8 @@ func TestLoss(t *testing.T) {
 	p.sh(server4)
 	p.dnsmasq("--dhcp-range=10.9.0.100,10.9.0.150,255.255.255.0,2m", "--domain=kdump.test", "--local=/kdump.test/", "--host-record=target.kdump.test,10.9.0.1")
 	p.listen(":2222")
-	n := c.up("ip=eth0:dhcp", "target.kdump.test", 40*time.Second)
-	c.reach(n, "target.kdump.test", 2222, 20*time.Second)
+	n := c.up("ip=eth0:dhcp", "target.kdump.test", 90*time.Second)
+	c.reach(n, "target.kdump.test", 2222, 60*time.Second)
 }
 
 func TestLoss6(t *testing.T) {
@@ -246,8 +246,8 @@ func TestLoss6(t *testing.T) {
 	p.sh("ip addr add fd09::1/64 dev port nodad")
 	p.dnsmasq("--enable-ra", "--dhcp-range=fd09::1000,fd09::1fff,64,2m")
 	p.listen(":2222")
-	n := c.up("ip=eth0:dhcp6", "fd09::1", 40*time.Second)
-	c.reach(n, "fd09::1", 2222, 20*time.Second)
+	n := c.up("ip=eth0:dhcp6", "fd09::1", 90*time.Second)
+	c.reach(n, "fd09::1", 2222, 60*time.Second)
 }
 
 // The link goes away in the middle of DHCP, and again after it.
@@ -259,13 +259,22 @@ func TestFlap(t *testing.T) {
 	p.cable("eth0", "port")
 	p.sh(server4)
 	p.listen(":2222")
-	go func() {
-		for range 2 { // the kernel tells of a link once a second
-			time.Sleep(1500 * time.Millisecond)
-			p.sh("ip link set port down")
-			time.Sleep(1500 * time.Millisecond)
-			p.sh("ip link set port up")
+	flap := func(n int) { // the kernel tells of a link once a second
+		p.sh("ip link set port down")
+		for c.log.count("eth0: carrier lost") < n {
+			time.Sleep(20 * time.Millisecond)
 		}
+		p.sh("ip link set port up")
+		for c.log.count("eth0: carrier after") <= n {
+			time.Sleep(20 * time.Millisecond)
+		}
+	}
+	go func() {
+		for c.log.count("eth0: carrier after") == 0 {
+			time.Sleep(20 * time.Millisecond)
+		}
+		flap(1)
+		flap(2)
 		p.dnsmasq("--dhcp-range=10.9.0.100,10.9.0.150,255.255.255.0,2m")
 	}()
 	n := c.up("ip=eth0:dhcp", "10.9.0.1", 30*time.Second)
@@ -273,7 +282,7 @@ func TestFlap(t *testing.T) {
 	c.reach(n, "10.9.0.1", 2222, 5*time.Second)
 	c.log.await("from DHCP server", 1, 5*time.Second)
 	leases := c.log.count("from DHCP server")
-	p.sh("ip link set port down; sleep 1.5; ip link set port up")
+	flap(3)
 	c.log.await(`carrier after .* lost 3 times before`, 1, 5*time.Second)
 	c.reach(n, "10.9.0.1", 2222, 10*time.Second)
 	if leases != 1 {
@@ -352,7 +361,7 @@ func TestDeadDNS(t *testing.T) {
 	p.sh(server4)
 	p.dnsmasq("--host-record=target.test,10.9.0.1", "--address=/none.test/")
 	n := c.up("ip=10.9.0.2:::24::eth0:none:10.9.0.3:10.9.0.1", "target.test", 20*time.Second)
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second+busy)
 	defer cancel()
 	if list, err := n.Resolve(ctx, "target.test"); err != nil || len(list) != 1 || list[0] != netip.MustParseAddr("10.9.0.1") {
 		t.Errorf("%v %v", list, err)
@@ -529,7 +538,7 @@ func TestLateNIC(t *testing.T) {
 	}
 	p, c := newPeer(t), newClient(t)
 	late := func(dev, port string, with ...string) {
-		time.Sleep(1500 * time.Millisecond)
+		time.Sleep(4 * time.Second)
 		p.cable(dev, port)
 		p.sh(strings.Join(with, ";"))
 	}
