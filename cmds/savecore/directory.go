@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -73,24 +74,33 @@ func crashOrder(a, b string) int {
 	return strings.Compare(key(a), key(b))
 }
 
+// oldestFirst sorts directories by age, as far as their names tell: what is named a day
+// or more after the newest, which is the new one, is from before the clock was set back.
+// Machines without a clock begin in 1970 at each boot.
+func oldestFirst(dirs []string, newest string) {
+	const day = 24 * time.Hour
+	_, now, _ := splitName(newest)
+	rank := func(dir string) int {
+		if _, at, _ := splitName(dir); at.Sub(now) >= day {
+			return 0
+		}
+		return 1
+	}
+	slices.SortFunc(dirs, func(a, b string) int { return cmp.Or(rank(a)-rank(b), crashOrder(a, b)) })
+}
+
 // prune removes the oldest complete dumps of this host beyond keep. It runs only after
-// a success, and the new dump is never among those it removes. Where the clock was set
-// back nothing is: the names do not tell then which dump is the oldest.
+// a success, and the new dump is never among those it removes.
 func (a *attempt) prune(ctx context.Context) {
 	if a.o.keep == 0 {
 		return
 	}
-	dirs, ok, err := a.crashes(ctx)
+	dirs, _, err := a.crashes(ctx)
 	if err != nil {
 		a.log.printf("retention: %v", err)
 		return
 	}
-	if !ok {
-		if len(dirs) > a.o.keep {
-			a.log.printf("retention: %s is not the last by its name: is the clock right? Nothing is removed", a.dir)
-		}
-		return
-	}
+	oldestFirst(dirs, a.dir)
 	complete := slices.DeleteFunc(dirs, func(dir string) bool { return dir == a.dir || !a.isComplete(ctx, dir) })
 	for i := 0; i+a.o.keep-1 < len(complete); i++ {
 		a.beat.Beat(removeGrace)

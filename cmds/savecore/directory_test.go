@@ -49,24 +49,34 @@ func TestCrashOrder(t *testing.T) {
 	}
 }
 
-// Where the clock says 1970, or an old dump is of a time to come, nobody knows which is
-// the oldest: none is removed. With the clock right again, those of 1970 go first.
+// A dump of a time to come is from before the clock was set back. Those of 1970 stay as
+// long as they are the last, and go first when the clock is right again.
 func TestRetentionAfterClockReset(t *testing.T) {
 	root := t.TempDir()
-	recent, older := "router-7-20251101T000000Z-aaaa", "router-7-19700101T000009Z-bbbb"
-	for _, dir := range []string{recent, older} {
+	recent, dead1 := "router-7-20251101T000000Z-aaaa", "router-7-19700101T000009Z-bbbb"
+	for _, dir := range []string{recent, dead1} {
 		put(t, filepath.Join(root, dir), "vmcore")
 	}
 	there := func(dir string) bool { _, err := os.Stat(filepath.Join(root, dir, "vmcore")); return err == nil }
-	dead := vmcoretest.File(t, strings.Replace(machine, "CRASHTIME=1763697600", "CRASHTIME=60", 1))
-	r := save(t, root, dead, "-reserve", "0", "-keep", "1")
-	r.want(t, exitSaved, "retention: router-7-19700101T000100Z-", "is not the last by its name: is the clock right?")
-	if !there(recent) || !there(older) {
-		t.Error("a dump was removed by a name that tells nothing")
+	at := func(second string) string {
+		return vmcoretest.File(t, strings.Replace(machine, "CRASHTIME=1763697600", "CRASHTIME="+second, 1))
+	}
+	r := save(t, root, at("5"), "-reserve", "0", "-keep", "2")
+	r.want(t, exitSaved, "retention: removed "+recent)
+	if there(recent) || !there(dead1) {
+		t.Error("keep 2 has to leave the new one and the one before it")
 	}
 	r = save(t, root, vmcoretest.File(t, machine), "-reserve", "0", "-keep", "2")
-	r.want(t, exitSaved, "retention: removed "+older, "retention: removed router-7-19700101T000100Z-")
-	if !there(recent) || there(older) {
-		t.Error("keep 2 has to leave the new one and the one before it")
+	r.want(t, exitSaved, "retention: removed router-7-19700101T000005Z-")
+	if !there(dead1) {
+		t.Error("keep 2 has to leave two")
+	}
+}
+
+func TestOldestFirst(t *testing.T) {
+	dirs := []string{"h-19700101T000500Z-0001", "h-20251101T000000Z-0002", "h-19700101T001000Z-0003", "h-20240101T000000Z-0004", "h-19700101T000700Z-0005"}
+	oldestFirst(dirs, dirs[4])
+	if got := strings.Join(dirs, " "); got != "h-20240101T000000Z-0004 h-20251101T000000Z-0002 h-19700101T000500Z-0001 h-19700101T000700Z-0005 h-19700101T001000Z-0003" {
+		t.Error(got)
 	}
 }
