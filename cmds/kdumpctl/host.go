@@ -19,6 +19,7 @@ type host struct {
 	root      string // put before all paths
 	euid      int
 	release   string // of the running kernel
+	node      string // name of the machine, as the kernel has it
 	crashSize func() (uint64, error)
 	loaded    func() (bool, error)
 	kexecLoad func(kernel, initrd *os.File, cmdline string) error
@@ -34,6 +35,7 @@ func realHost() *host {
 	var u unix.Utsname
 	if unix.Uname(&u) == nil {
 		h.release = unix.ByteSliceToString(u.Release[:])
+		h.node = unix.ByteSliceToString(u.Nodename[:])
 	}
 	return h
 }

@@ -31,7 +31,7 @@ func newMachine(t *testing.T) *machine {
 	t.Helper()
 	m := &machine{reserved: 128 << 20}
 	m.host = &host{
-		root: t.TempDir(), release: "6.1.0",
+		root: t.TempDir(), release: "6.1.0", node: "router",
 		crashSize: func() (uint64, error) { return m.reserved, nil },
 		loaded:    func() (bool, error) { return m.loaded, nil },
 		unloadAll: func() error { m.loaded = false; return nil },
@@ -285,7 +285,7 @@ func TestLastCrash(t *testing.T) {
 	if _, stdout, stderr := m.do("status"); strings.Contains(stdout, "last crash") || stderr != "" {
 		t.Error(stdout, stderr)
 	}
-	last := result.Result{CrashTime: time.Date(2026, 11, 21, 7, 0, 0, 0, time.UTC), Saved: result.SavedAll, Target: "nfs://server/x", Seconds: 41.2,
+	last := result.Result{CrashTime: time.Date(2026, 11, 21, 7, 0, 0, 0, time.UTC), Host: "router", Saved: result.SavedAll, Target: "nfs://server/x", Seconds: 41.2,
 		Lost: []string{"2 pages that could not be read, the first: EIO"}, Memory: &result.Memory{CrashkernelMiB: 144}}
 	if err := last.Store(m.path("/var/crash/h-20261121T070000Z-abcd/result.json")); err != nil {
 		t.Fatal(err)
@@ -306,6 +306,53 @@ func TestLastCrash(t *testing.T) {
 	_, stdout, _ := m.do("status", "-json", "-crashes", m.path("/var/crash"))
 	if err := json.Unmarshal([]byte(stdout), &r); err != nil || r.LastCrash == nil || r.LastCrash.Seconds != 41.2 {
 		t.Error(err, stdout)
+	}
+}
+
+// A target that this system cannot see has no folder: above all not the working
+// directory, where anybody may have put a result.
+func TestLastCrashIsNotLookedForInTheWorkingDirectory(t *testing.T) {
+	m := newMachine(t)
+	m.write(t, "/boot/capture.cpio.zst", image("target = nfs://server/x\ntarget = disk:///crash?dev=LABEL=NOWHERE\n"))
+	m.do("load")
+	r := result.Result{CrashTime: time.Date(2026, 11, 21, 7, 0, 0, 0, time.UTC), Host: "router", Saved: result.SavedAll, Target: "nfs://server/evil"}
+	dir := t.TempDir()
+	if err := r.Store(filepath.Join(dir, "whatever", result.Name)); err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(dir)
+	if _, stdout, stderr := m.do("status"); strings.Contains(stdout, "last crash") || stderr != "" {
+		t.Error(stdout, stderr)
+	}
+}
+
+// A server's folder has the crashes of many.
+func TestLastCrashOfWhom(t *testing.T) {
+	m := newMachine(t)
+	dir := m.path("/dumps")
+	store := func(host string, hour int) {
+		t.Helper()
+		r := result.Result{CrashTime: time.Date(2026, 11, 21, hour, 0, 0, 0, time.UTC), Host: host, Saved: result.SavedNothing,
+			Lost: []string{"a\x1b]0;b\x07\u009bc"}, Memory: &result.Memory{CrashkernelMiB: 512}}
+		if err := r.Store(filepath.Join(dir, host+"-x", result.Name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if code, stdout, stderr := m.do("status", "-crashes", dir); code != exitNotLoaded || strings.Contains(stdout, "last crash") || stderr != "" {
+		t.Error("an empty folder:", code, stdout, stderr)
+	}
+	store("switch", 9)
+	want := "last crash: 2026-11-21T09:00:00Z, of switch, nothing saved in 0 s\n  lost: a?]0;b??c\n"
+	if _, stdout, _ := m.do("status", "-crashes", dir); !strings.HasSuffix(stdout, want) {
+		t.Errorf("%q, want %q", stdout, want)
+	}
+	store("router", 7)
+	want = "last crash: 2026-11-21T07:00:00Z, nothing saved in 0 s\n  lost: a?]0;b??c\n  memory was short: crashkernel=512M would do\n"
+	if _, stdout, _ := m.do("status", "-crashes", dir); !strings.HasSuffix(stdout, want) {
+		t.Errorf("%q, want %q", stdout, want)
 	}
 }
 

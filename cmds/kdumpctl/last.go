@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/ukdump/ukdump/internal/blockdev"
 	"github.com/ukdump/ukdump/internal/result"
@@ -18,25 +19,52 @@ import (
 const findTimeout = time.Second
 
 // lastCrash is the newest result in the folders where this system can see dumps:
-// dir if it is named, and else those of the targets. nil: none is there.
+// dir if it is named, and else those of the targets. A crash of this machine goes
+// before those of others, which a server's folder has too. nil: none is there.
 func (h *host) lastCrash(dir string, urls []string) (*result.Result, error) {
+	folders := []string{dir}
 	if dir != "" {
-		return result.Newest(dir)
+		if _, err := os.Stat(dir); err != nil {
+			return nil, err
+		}
+	} else {
+		folders = nil
+		for _, url := range urls {
+			folders = append(folders, h.folder(url))
+		}
 	}
 	var best *result.Result
-	for _, url := range urls {
-		r, err := result.Newest(h.folder(url))
+	for _, folder := range folders {
+		r, err := result.NewestOf(folder, h.node)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		if err != nil {
 			return best, err
 		}
-		if best == nil || r.CrashTime.After(best.CrashTime) {
+		if best == nil || h.newer(r, best) {
 			best = r
 		}
 	}
 	return best, nil
+}
+
+// newer tells which of two crashes is shown.
+func (h *host) newer(a, b *result.Result) bool {
+	if (a.Host == h.node) != (b.Host == h.node) {
+		return a.Host == h.node
+	}
+	return a.CrashTime.After(b.CrashTime)
+}
+
+// printable keeps what others have written from driving the terminal it is shown on.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return '?'
+		}
+		return r
+	}, s)
 }
 
 // folder is where the directory of a target is in this system, "" if it is nowhere:

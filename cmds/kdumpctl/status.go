@@ -25,6 +25,8 @@ type report struct {
 	LoadedAt      *time.Time `json:"loaded_at,omitempty"`
 
 	LastCrash *result.Result `json:"last_crash,omitempty"`
+
+	node string // name of this machine
 }
 
 func (h *host) status(args []string, stdout, stderr io.Writer) (int, error) {
@@ -64,7 +66,7 @@ func (h *host) status(args []string, stdout, stderr io.Writer) (int, error) {
 }
 
 func (h *host) report(stderr io.Writer) (report, error) {
-	r := report{Ranges: []string{}}
+	r := report{Ranges: []string{}, node: h.node}
 	size, ranges, err := h.reserved()
 	if errors.Is(err, kexec.ErrNoKexec) {
 		fmt.Fprintf(stderr, "kdumpctl status: %v\n", err)
@@ -95,18 +97,27 @@ func (r report) String() string {
 	r.capture(func(name, format string, args ...any) {
 		fmt.Fprintf(&b, "%-9s %s\n", name+":", fmt.Sprintf(format, args...))
 	})
+	r.crash(&b)
+	return b.String()
+}
+
+// crash tells of the last one. Its text is what a file says that others may have written.
+func (r report) crash(b *strings.Builder) {
 	last := r.LastCrash
 	if last == nil {
-		return b.String()
+		return
 	}
-	fmt.Fprintf(&b, "last crash: %s, %s\n", last.CrashTime.Format(time.RFC3339), last)
+	of := ""
+	if last.Host != r.node {
+		of = fmt.Sprintf("of %s, ", printable(last.Host))
+	}
+	fmt.Fprintf(b, "last crash: %s, %s%s\n", last.CrashTime.Format(time.RFC3339), of, printable(last.String()))
 	for _, l := range last.Lost {
-		fmt.Fprintf(&b, "  lost: %s\n", l)
+		fmt.Fprintf(b, "  lost: %s\n", printable(l))
 	}
-	if m := last.Memory; m != nil && uint64(m.CrashkernelMiB)<<20 > r.ReservedBytes && r.ReservedBytes > 0 {
-		fmt.Fprintf(&b, "  memory was short: crashkernel=%dM would do\n", m.CrashkernelMiB)
+	if m := last.Memory; m != nil && of == "" && uint64(m.CrashkernelMiB)<<20 > r.ReservedBytes && r.ReservedBytes > 0 {
+		fmt.Fprintf(b, "  memory was short: crashkernel=%dM would do\n", m.CrashkernelMiB)
 	}
-	return b.String()
 }
 
 // capture tells how the capture kernel stands.
