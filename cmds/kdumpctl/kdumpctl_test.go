@@ -362,10 +362,54 @@ func TestMountPoint(t *testing.T) {
 		"31 1 259:1 / /srv/a\\040b rw,noatime shared:1 master:2 - ext4 /dev/nvme0n1 rw\n" +
 		"32 1 259:1 / /again rw - ext4 /dev/nvme0n1 rw\n33 - torn\n"
 	for source, want := range map[string]string{"/dev/nvme0n1": "/srv/a b", "/dev/sda": "", "proc": "/proc"} {
-		if got := mountPoint(mounts, func(s string) bool { return s == source }); got != want {
+		if got := mountPoint(mounts, "", func(s string) bool { return s == source }); got != want {
 			t.Errorf("%s is at %q, want %q", source, got, want)
 		}
 	}
+}
+
+// What the kernel has mounted as its root without an initramfs has a source that is
+// nowhere; a btrfs has a number that is no device's.
+func TestMountPointByNumber(t *testing.T) {
+	const mounts = "20 1 259:20 / /other rw - ext4 /dev/nvme0n1p20 rw\n" +
+		"21 1 259:2 / / rw,relatime shared:1 - ext4 /dev/root rw\n" +
+		"22 1 0:40 / /pool rw - btrfs /dev/sdb rw\n"
+	for _, tt := range []struct{ number, source, want string }{
+		{"259:2", "/dev/nvme0n1p2", "/"}, {"259:20", "/dev/nvme0n1p20", "/other"}, {"8:16", "/dev/sdb", "/pool"},
+		{"8:32", "/dev/sdc", ""}, {"", "/dev/sdc", ""},
+	} {
+		if got := mountPoint(mounts, tt.number, func(s string) bool { return s == tt.source }); got != tt.want {
+			t.Errorf("%s (%s) is at %q, want %q", tt.source, tt.number, got, tt.want)
+		}
+	}
+	if got := deviceNumber("/dev/null"); got != "" {
+		t.Errorf("/dev/null is no block device: %q", got)
+	}
+}
+
+// The numbers are those that the kernel tells of itself.
+func TestDeviceNumber(t *testing.T) {
+	devices, err := filepath.Glob("/sys/class/block/*/dev")
+	if err != nil || len(devices) == 0 {
+		t.Skip("no block device on this machine:", err)
+	}
+	known := 0
+	for _, name := range devices {
+		want, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		path := "/dev/" + filepath.Base(filepath.Dir(name))
+		got := deviceNumber(path)
+		if got == "" {
+			continue // the kernel has it, and this folder /dev does not
+		}
+		known++
+		if got != strings.TrimSpace(string(want)) {
+			t.Errorf("%s is %s, want %s", path, got, want)
+		}
+	}
+	t.Logf("%d of %d devices are in /dev", known, len(devices))
 }
 
 func TestCorruptState(t *testing.T) {

@@ -3,12 +3,15 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
 	"unicode"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/ukdump/ukdump/internal/blockdev"
 	"github.com/ukdump/ukdump/internal/result"
@@ -93,7 +96,7 @@ func (h *host) folder(url string) string {
 	if err != nil {
 		return ""
 	}
-	point := mountPoint(string(mounts), func(source string) bool {
+	point := mountPoint(string(mounts), deviceNumber(found.Path), func(source string) bool {
 		real, err := filepath.EvalSymlinks(source)
 		return err == nil && real == found.Path
 	})
@@ -103,16 +106,30 @@ func (h *host) folder(url string) string {
 	return h.path(filepath.Join(point, spec.Path))
 }
 
-// mountPoint is where the root of a file system is mounted, "" if it is not.
-// mountinfo is in the form of /proc/self/mountinfo, see proc(5):
+// deviceNumber is MAJOR:MINOR of a device, as mountinfo has it, "" if path is none.
+func deviceNumber(path string) string {
+	var st unix.Stat_t
+	if unix.Stat(path, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFBLK {
+		return ""
+	}
+	return fmt.Sprintf("%d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev))
+}
+
+// mountPoint is where the root of a file system is mounted, "" if it is not: that on
+// the device with this number, or from a source that is. The kernel calls the source
+// of a root that it has mounted itself /dev/root, which is nowhere; btrfs has numbers
+// that are no device's. mountinfo is in the form of /proc/self/mountinfo, see proc(5):
 //
 //	36 35 98:0 /ROOT /POINT OPTIONS ... - FSTYPE SOURCE OPTIONS
-func mountPoint(mountinfo string, is func(source string) bool) string {
+func mountPoint(mountinfo, number string, is func(source string) bool) string {
 	octal := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
 	for line := range strings.Lines(mountinfo) {
 		head, tail, ok := strings.Cut(line, " - ")
 		place, source := strings.Fields(head), strings.Fields(tail)
-		if ok && len(place) >= 5 && len(source) >= 2 && place[3] == "/" && is(octal.Replace(source[1])) {
+		if !ok || len(place) < 5 || len(source) < 2 || place[3] != "/" {
+			continue
+		}
+		if number != "" && place[2] == number || is(octal.Replace(source[1])) {
 			return octal.Replace(place[4])
 		}
 	}
