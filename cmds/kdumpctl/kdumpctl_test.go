@@ -80,7 +80,8 @@ func bzImage(version string) []byte {
 // image is an initramfs as ours are, with a kdump.conf.
 func image(conf string) string {
 	return string(packZstd(archive(
-		file{"init", 0o120777, "bbin/init"}, file{"etc", 0o040755, ""}, file{"etc/kdump.conf", 0o100600, conf},
+		file{"bbin/bb", 0o100755, "bb"}, file{"bbin/kdump-init", 0o120777, "bb"}, file{"init", 0o120777, "bbin/kdump-init"},
+		file{"etc", 0o040755, ""}, file{"etc/kdump.conf", 0o100600, conf},
 		file{"lib/modules/6.1.0/kernel/fs/ext4/ext4.ko", 0o100644, "ko"})))
 }
 
@@ -180,6 +181,63 @@ func TestLoadWarns(t *testing.T) {
 		if code != 0 || !strings.Contains(stderr, want) {
 			t.Errorf("%d %q, want %q", code, stderr, want)
 		}
+	}
+}
+
+// What load has warned of, status tells at any time, and a boot script learns by its
+// exit status that no crash would be saved.
+func TestStatusTellsWarnings(t *testing.T) {
+	const target = "target = raw:///dev/sda1\n" // no disk is looked for
+	conf := file{"etc/kdump.conf", 0o100600, target}
+	for _, tt := range []struct {
+		name   string
+		change func(m *machine)
+		append string
+		code   int
+		want   string // the warning; "" for none
+	}{
+		{"all right", func(*machine) {}, "", exitOK, ""},
+		{"another kernel", func(m *machine) { m.write(t, "/boot/vmlinuz-6.1.0", string(bzImage("6.1.0-2 (a@b)\x00"))) }, "", exitSavesNothing,
+			"/boot/capture.cpio.zst has modules for 6.1.0, and /boot/vmlinuz-6.1.0 is 6.1.0-2: none of them will load"},
+		{"no init", func(m *machine) { m.write(t, "/boot/capture.cpio.zst", string(archive(conf))) }, "", exitSavesNothing,
+			"/boot/capture.cpio.zst has no /init"},
+		{"a dangling init", func(m *machine) {
+			m.write(t, "/boot/capture.cpio.zst", string(archive(conf, file{"init", 0o120777, "bbin/init"})))
+		}, "", exitSavesNothing, "/boot/capture.cpio.zst has no /init"},
+		{"no target", func(m *machine) { m.write(t, "/boot/capture.cpio.zst", image("")) }, "", exitSavesNothing,
+			"no target is configured: the capture will report to the console and save nothing"},
+		{"no configuration, and a target on the line", func(m *machine) {
+			m.write(t, "/boot/capture.cpio.zst", string(archive(file{"init", 0o100755, "x"})))
+		}, "kdump.target=raw:///dev/sda1", exitOK, "/boot/capture.cpio.zst has no /etc/kdump.conf: is it a capture image?"},
+		{"an init of its own", func(m *machine) {
+			m.write(t, "/boot/capture.cpio.zst", string(archive(file{"rawcopy", 0o100755, "x"})))
+		}, "rdinit=/rawcopy", exitOK, ""},
+		{"an init that is not there", func(m *machine) {}, "rdinit=/rawcopy", exitSavesNothing, "/boot/capture.cpio.zst has no /rawcopy, which rdinit= names"},
+		{"words for init", func(m *machine) {}, "-- rdinit=/x", exitOK, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			m := newMachine(t)
+			m.write(t, "/boot/capture.cpio.zst", image(target))
+			tt.change(m)
+			code, _, stderr := m.do("load", "-append", tt.append)
+			if told := "kdumpctl load: warning: " + tt.want + "\n"; code != exitOK || tt.want == "" && stderr != "" || tt.want != "" && stderr != told {
+				t.Errorf("load: %d %q, want %q", code, stderr, tt.want)
+			}
+			code, stdout, stderr := m.do("status")
+			shown := strings.Contains(stdout, "\nwarning:  "+tt.want+"\n")
+			if code != tt.code || stderr != "" || tt.want == "" == strings.Contains(stdout, "warning:") || tt.want != "" && !shown {
+				t.Errorf("status: %d, want %d; %s%s", code, tt.code, stdout, stderr)
+			}
+			if strings.Contains(stdout, "\ncrash:    would not be saved\n") != (code == exitSavesNothing) {
+				t.Error(stdout)
+			}
+			code, stdout, _ = m.do("status", "-json")
+			var r report
+			if err := json.Unmarshal([]byte(stdout), &r); err != nil || code != tt.code || r.SavesNothing != (code == exitSavesNothing) ||
+				tt.want == "" && r.Warnings != nil || tt.want != "" && (len(r.Warnings) != 1 || r.Warnings[0] != tt.want) {
+				t.Errorf("%d %v %+v", code, err, r)
+			}
+		})
 	}
 }
 

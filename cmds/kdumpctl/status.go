@@ -23,6 +23,8 @@ type report struct {
 	Cmdline       string     `json:"cmdline,omitempty"`
 	Targets       []string   `json:"targets,omitempty"`
 	LoadedAt      *time.Time `json:"loaded_at,omitempty"`
+	Warnings      []string   `json:"warnings,omitempty"`
+	SavesNothing  bool       `json:"saves_nothing,omitempty"`
 
 	LastCrash *result.Result `json:"last_crash,omitempty"`
 
@@ -57,6 +59,8 @@ func (h *host) status(args []string, stdout, stderr io.Writer) (int, error) {
 	switch {
 	case err != nil:
 		return exitError, err
+	case r.Loaded && r.SavesNothing:
+		return exitSavesNothing, nil
 	case r.Loaded:
 		return exitOK, nil
 	case r.ReservedBytes == 0:
@@ -88,6 +92,7 @@ func (h *host) report(stderr io.Writer) (report, error) {
 	}
 	if s != nil {
 		r.Kernel, r.Initrd, r.Cmdline, r.Targets, r.LoadedAt = s.Kernel, s.Initrd, s.Cmdline, s.Targets, &s.LoadedAt
+		r.Warnings, r.SavesNothing = s.Warnings, s.SavesNothing
 	}
 	return r, nil
 }
@@ -147,5 +152,11 @@ func (r report) capture(line func(name, format string, args ...any)) {
 	}
 	if len(r.Targets) == 0 {
 		line("target", "none: a crash is reported to the console only")
+	}
+	for _, w := range r.Warnings {
+		line("warning", "%s", w)
+	}
+	if r.SavesNothing {
+		line("crash", "would not be saved")
 	}
 }
