@@ -63,6 +63,8 @@ type plan struct {
 	reserved       uint64
 	kernel, initrd *os.File
 	cmdline        string
+	config         config.Config
+	specs          []targets.Spec
 	targets        []string // without passwords
 	warnings       []string
 	savesNothing   bool // for what one of the warnings says
@@ -106,6 +108,9 @@ func (p *plan) prepare(h *host, kernelName, initrdName, appended string) (err er
 		return err
 	}
 	p.look(files, image)
+	if p.ownInit() == "" {
+		p.fit(files, h.drivers(image.Release))
+	}
 	return nil
 }
 
@@ -159,10 +164,13 @@ func (p *plan) configure(files contents) error {
 	}
 	_, wrong := netcfg.Parse(c.Network)
 	errs = append(errs, wrong...)
+	p.config = c
 	for _, url := range c.Targets {
-		if _, err := targets.Parse(url); err != nil {
+		spec, err := targets.Parse(url)
+		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", c.Where("target"), err))
 		}
+		p.specs = append(p.specs, spec)
 		p.targets = append(p.targets, config.Redact(url))
 	}
 	if len(errs) > 0 {
