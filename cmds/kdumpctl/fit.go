@@ -8,6 +8,7 @@ import (
 
 	"github.com/ukdump/ukdump/internal/modules"
 	"github.com/ukdump/ukdump/pkg/config"
+	"github.com/ukdump/ukdump/pkg/kexec"
 	"github.com/ukdump/ukdump/pkg/targets"
 )
 
@@ -38,6 +39,29 @@ func (p *plan) fit(files contents, machine drivers) {
 	}
 	if (p.config.Final == config.Shell || p.config.Failure == config.Shell) && !files.has(shell) {
 		p.warn("%s has no %s for final or failure = shell", name, shell)
+	}
+}
+
+// leastToUnpack is about the least with which a kernel that takes runSize bytes can
+// unpack an image: itself, a sixth of that to start with, and the image twice,
+// compressed and unpacked. With Debian's 6.1 that is more than each size with which it was seen to
+// panic, and less than each that was enough (doc/reliability.md, "How much to reserve").
+func leastToUnpack(runSize, compressed, unpacked int64) int64 {
+	return runSize + runSize/6 + compressed + unpacked
+}
+
+// room compares the reservation with what the capture kernel takes before its init
+// runs. What a capture takes beyond that is not known before.
+func (p *plan) room(reserved uint64, runSize, unpacked int64) {
+	st, err := p.initrd.Stat()
+	if err != nil || runSize == 0 {
+		return
+	}
+	const spare = 16 << 20
+	need := leastToUnpack(runSize, st.Size(), unpacked)
+	if int64(reserved) < need {
+		p.lost("%s are reserved, and %s takes %s to be unpacked: the capture kernel would panic; want crashkernel=%dM or more",
+			mib(reserved), p.initrd.Name(), mib(uint64(need)), kexec.RoundUp(need+spare)>>20)
 	}
 }
 

@@ -110,3 +110,17 @@ func (h *host) reserved() (uint64, []kexec.Range, error) {
 	ranges, err := kexec.Reserved(f)
 	return size, ranges, err
 }
+
+// usable is what of the reserved memory a capture kernel can use: also a part below
+// 4 GiB that comes with crashkernel=SIZE,high, and that size leaves out.
+func (h *host) usable(size uint64) uint64 {
+	_, ranges, err := h.reserved()
+	if err != nil {
+		return size
+	}
+	var sum uint64
+	for _, r := range ranges {
+		sum += r.Size()
+	}
+	return max(size, sum)
+}

@@ -19,6 +19,7 @@ type contents struct {
 	hasConf  bool
 	conf     []byte   // its /etc/kdump.conf, if it has one
 	releases []string // of the kernels it has modules for
+	unpacked int64    // bytes of the pages that its files fill
 }
 
 const (
@@ -69,7 +70,7 @@ func (c contents) follow(name string) (string, bool) {
 // maxNames.
 func inspect(r io.Reader) (contents, error) {
 	c := contents{names: make(map[string]string)}
-	size := 0
+	size, pages := 0, make(map[string]int64)
 	err := walk(r, true, func(e entry, body io.Reader) error {
 		link := ""
 		if e.mode&typeMask == symlink {
@@ -80,10 +81,13 @@ func inspect(r io.Reader) (contents, error) {
 			link = string(to)
 		}
 		if size += len(e.name) + len(link); size > maxNames {
-			c.names = nil
+			c.names, pages = nil, nil
 		}
+		c.unpacked += fullPages(e.size)
 		if c.names != nil {
 			c.names[e.name] = link
+			c.unpacked -= pages[e.name] // of an earlier archive, which this one lies over
+			pages[e.name] = fullPages(e.size)
 		}
 		switch {
 		case e.name == "etc/kdump.conf" && e.mode&typeMask == regular:
@@ -103,6 +107,9 @@ func inspect(r io.Reader) (contents, error) {
 	})
 	return c, err
 }
+
+// fullPages is what a file of that size takes in a ramfs.
+func fullPages(size int64) int64 { return (size + 4095) &^ 4095 }
 
 // An entry of a newc archive (Documentation/driver-api/early-userspace/
 // buffer-format.rst of Linux).

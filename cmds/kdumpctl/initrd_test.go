@@ -132,6 +132,25 @@ func TestInspectGNU(t *testing.T) {
 	}
 }
 
+// What the files of an image take is counted in pages, and of two archives the later
+// one's file takes the place of the earlier one's.
+func TestInspectCountsPages(t *testing.T) {
+	const page = 4096
+	of := func(size int) file { return file{"f", 0o100644, strings.Repeat("x", size)} }
+	for _, tt := range []struct {
+		data []byte
+		want int64
+	}{
+		{archive(), 0}, {archive(of(0)), 0}, {archive(of(1)), page}, {archive(of(page)), page}, {archive(of(page + 1)), 2 * page},
+		{packZstd(archive(of(page), file{"g", 0o100644, "x"})), 2 * page},
+		{slices.Concat(archive(of(3*page), file{"g", 0o100644, "x"}), packZstd(archive(of(page)))), 2 * page},
+	} {
+		if got, err := inspect(bytes.NewReader(tt.data)); err != nil || got.unpacked != tt.want {
+			t.Errorf("%d bytes, want %d (%v)", got.unpacked, tt.want, err)
+		}
+	}
+}
+
 func TestContentsHas(t *testing.T) {
 	c, err := inspect(bytes.NewReader(archive(
 		file{"bbin/bb", 0o100755, "x"}, file{"bbin/kdump-init", 0o120777, "bb"}, file{"init", 0o120777, "bbin/kdump-init"},

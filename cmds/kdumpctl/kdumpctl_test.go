@@ -313,6 +313,52 @@ func TestLoadComparesWithTheImage(t *testing.T) {
 	}
 }
 
+// The images are those of doc/reliability.md, "How much to reserve", for Debian's
+// 6.1.0-50-cloud-amd64: each was crashed with these reservations.
+func TestLeastToUnpack(t *testing.T) {
+	const (
+		mib      = 1 << 20
+		init6_1  = 53_968_896 // init_size
+		init6_12 = 58_576_896
+	)
+	for _, tt := range []struct {
+		target               string
+		compressed, unpacked int64
+		panicked, enough     int64 // MiB, with 6.1
+		documented           int64
+	}{
+		{"disk with fstype", 5_028_495, 13_841_203, 72, 80, 96},
+		{"disk", 7_039_182, 22_963_814, 88, 96, 112},
+		{"raw", 5_028_476, 13_841_203, 72, 80, 96},
+		{"sftp", 6_219_574, 18_664_652, 80, 88, 96},
+		{"nfs", 7_249_950, 24_117_248, 88, 96, 112},
+		{"cifs", 7_004_676, 22_858_957, 88, 96, 112},
+	} {
+		if need := leastToUnpack(init6_1, tt.compressed, tt.unpacked); need <= tt.panicked*mib || need > tt.enough*mib {
+			t.Errorf("%s: %d KiB; %d MiB panicked and %d did not", tt.target, need>>10, tt.panicked, tt.enough)
+		}
+		if need := leastToUnpack(init6_12, tt.compressed, tt.unpacked); need > tt.documented*mib {
+			t.Errorf("%s with 6.12: %d KiB, and %d MiB are enough", tt.target, need>>10, tt.documented)
+		}
+	}
+}
+
+// A reservation with which the capture kernel would panic before its init runs. The
+// kernel of the test takes 51 MiB.
+func TestLoadIntoTooLittle(t *testing.T) {
+	const want = "56 MiB are reserved, and /boot/capture.cpio.zst takes 59 MiB to be unpacked: the capture kernel would panic; want crashkernel=80M or more"
+	m := newMachine(t)
+	m.write(t, "/boot/capture.cpio.zst", image("target = raw:///dev/sda1\n"))
+	m.reserved = 56 << 20
+	m.write(t, "/proc/iomem", "77000000-7a7fffff : Crash kernel\n")
+	m.tells(t, "", exitSavesNothing, want)
+	m.write(t, "/proc/iomem", "70000000-70ffffff : Crash kernel\n177000000-17a7fffff : Crash kernel\n") // size,high and its part below
+	m.tells(t, "", exitOK)
+	m.reserved = 60 << 20
+	m.write(t, "/proc/iomem", "00000000-00000000 : Crash kernel\n")
+	m.tells(t, "", exitOK)
+}
+
 func TestFailedLoadLeavesNothing(t *testing.T) {
 	m := newMachine(t)
 	if code, _, stderr := m.do("load"); code != 0 {
