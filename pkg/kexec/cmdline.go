@@ -96,7 +96,7 @@ func (a arch) captureCmdline(running, appended string) (string, error) {
 
 	var words []cmdline.Word
 	base, _ := untilDashes(cmdline.Words(running))
-	for _, w := range base {
+	for _, w := range withoutProductionsMemory(base) {
 		doubled := contains(defaults, w.Key) && !accumulates(w.Key) || slices.Contains(defaults, w) || slices.Contains(own, w)
 		if !stripped(w.Key) && !replaced(w) && !doubled {
 			words = append(words, w)
@@ -116,6 +116,24 @@ func (a arch) captureCmdline(running, appended string) (string, error) {
 		return "", fmt.Errorf("%w: %d bytes; want at most %d, so leave words out of the boot line or of -append", ErrTooLong, len(line), a.maxLen)
 	}
 	return line, nil
+}
+
+// withoutProductionsMemory takes out of memmap= what says where memory is, or that there
+// is no other: exactmap, SIZE@START, and SIZE, which is mem= (parse_memmap_one,
+// arch/x86/kernel/e820.c). The capture kernel would take production's memory for its
+// own. What is not memory ($, #, !, %) it must know as well.
+func withoutProductionsMemory(words []cmdline.Word) []cmdline.Word {
+	var kept []cmdline.Word
+	for _, w := range words {
+		if w.Key == "memmap" {
+			parts := slices.DeleteFunc(strings.Split(w.Value, ","), func(part string) bool { return !strings.ContainsAny(part, "$#!%") })
+			if w.Value = strings.Join(parts, ","); w.Value == "" {
+				continue
+			}
+		}
+		kept = append(kept, w)
+	}
+	return kept
 }
 
 // untilDashes splits off the word -- and what is behind it, which is for init.
