@@ -377,11 +377,18 @@ func TestFailedLoadLeavesNothing(t *testing.T) {
 // With more CPUs than one, the one of the firmware must not be started.
 func TestLoadWithMoreCPUs(t *testing.T) {
 	m := newMachine(t)
-	if code, _, stderr := m.do("load", "-append", "nr_cpus=2"); code != 0 {
-		t.Fatal(stderr)
-	}
-	if kexec.NeedsBootCPUWord("nr_cpus=2") != strings.HasSuffix(m.cmdline, " nr_cpus=2 disable_cpu_apicid=3") {
-		t.Error(m.cmdline)
+	for appended, want := range map[string]string{
+		"nr_cpus=2":           " disable_cpu_apicid=3 nr_cpus=2",
+		"nr_cpus=2 -- single": " disable_cpu_apicid=3 nr_cpus=2 -- single",
+		"nr_cpus=2 -- nr_cpus=1 disable_cpu_apicid=9": " disable_cpu_apicid=3 nr_cpus=2 -- nr_cpus=1 disable_cpu_apicid=9",
+		"nr_cpus=2 disable_cpu_apicid=7":              " nr_cpus=2 disable_cpu_apicid=7",
+	} {
+		if code, _, stderr := m.do("load", "-append", appended); code != 0 {
+			t.Fatal(stderr)
+		}
+		if kexec.NeedsBootCPUWord("nr_cpus=2") && !strings.HasSuffix(m.cmdline, want) {
+			t.Errorf("%s: %s", appended, m.cmdline)
+		}
 	}
 }
 

@@ -148,7 +148,7 @@ func (h *host) captureCmdline(appended string) (string, error) {
 		return "", err
 	}
 	if word := kexec.BootCPUWord(strings.NewReader(cpuinfo)); word != "" {
-		return kexec.CaptureCmdline(running, appended+" "+word)
+		return kexec.CaptureCmdline(running, word+" "+appended) // before a -- that may be there
 	}
 	return line, nil
 }

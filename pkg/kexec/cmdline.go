@@ -74,7 +74,8 @@ func NeedsBootCPUWord(line string) bool {
 		return false
 	}
 	cpus := ""
-	for _, w := range cmdline.Words(line) {
+	words, _ := untilDashes(cmdline.Words(line))
+	for _, w := range words {
 		switch w.Key {
 		case "nr_cpus":
 			cpus = w.Value
@@ -173,7 +174,7 @@ func accumulates(key string) bool {
 // isList tells of words that may be repeated, and are replaced all together.
 func isList(key string) bool {
 	switch key {
-	case "kdump.target", "kdump.pre", "kdump.post", "kdump.recipient":
+	case "kdump.target", "kdump.pre", "kdump.post", "kdump.recipient", "kdump.netconfig":
 		return true
 	}
 	return cmdline.IsNetwork(key)
