@@ -2,7 +2,9 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -79,6 +81,9 @@ func lacks(spec targets.Spec, files contents, machine drivers) (missing []string
 	if fstype != "" && !files.mounts(fstype) && machine.lacks(fstype) {
 		missing = append(missing, fmt.Sprintf("module for %s, which %s has not built in", fstype, machine.release))
 	}
+	if spec.Network() && files.has(modules.ListPath) && len(machine.nics) > 0 && !slices.ContainsFunc(machine.nics, files.hasModule) {
+		missing = append(missing, fmt.Sprintf("driver of any NIC of this machine: want -add-modules %s", strings.Join(machine.nics, ",")))
+	}
 	return missing
 }
 
@@ -110,6 +115,7 @@ type drivers struct {
 	release string // of the capture kernel, which is the running one; "" for another
 	types   string // /proc/filesystems
 	loaded  func(module string) bool
+	nics    []string // modules that drive NICs; nil where one's driver is built in
 }
 
 // drivers are those of a capture kernel of this release.
@@ -118,10 +124,23 @@ func (h *host) drivers(release string) drivers {
 	if release != h.release || err != nil {
 		return drivers{}
 	}
-	return drivers{release: release, types: types, loaded: func(module string) bool {
+	d := drivers{release: release, types: types, loaded: func(module string) bool {
 		_, err := h.read(path.Join("/sys/module", modules.Name(module), "initstate")) // what is built in has none
 		return err == nil
 	}}
+	bound, _ := filepath.Glob(h.path("/sys/class/net/*/device/driver")) // its one error is a bad pattern
+	for _, driver := range bound {
+		link, err := os.Readlink(filepath.Join(driver, "module"))
+		name := filepath.Base(link)
+		if err != nil || !d.loaded(name) {
+			d.nics = nil
+			break
+		}
+		if !slices.Contains(d.nics, name) {
+			d.nics = append(d.nics, name)
+		}
+	}
+	return d
 }
 
 // lacks tells that a kernel has surely not built in a file system. Who has built in

@@ -313,6 +313,51 @@ func TestLoadComparesWithTheImage(t *testing.T) {
 	}
 }
 
+// The machine's own NICs tell what a server takes. One that the image can drive is
+// enough: which of them leads to the server is not known.
+func TestLoadComparesNICs(t *testing.T) {
+	const sftp = "target = sftp://u@10.0.0.9/d?password-file=/pw&fingerprint=SHA256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\n"
+	const want = "target sftp://u@10.0.0.9/d?password-file=/pw&fingerprint=SHA256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA: " +
+		"/boot/capture.cpio.zst has no driver of any NIC of this machine: want -add-modules bnx2x,hv_netvsc"
+	for _, tt := range []struct {
+		name    string
+		nics    map[string]string // and their modules, "" for what is built in
+		module  string            // in the image
+		conf    string
+		release string
+		code    int
+		want    []string
+	}{
+		{"none in the image", map[string]string{"eth0": "bnx2x", "eth1": "hv_netvsc", "eth2": "bnx2x"}, "e1000", sftp, "6.1.0", exitSavesNothing, []string{want}},
+		{"no server", map[string]string{"eth0": "bnx2x"}, "e1000", "target = raw:///dev/sda1\n", "6.1.0", exitOK, nil},
+		{"one in the image", map[string]string{"eth0": "bnx2x", "eth1": "hv_netvsc"}, "hv-netvsc", sftp, "6.1.0", exitOK, nil},
+		{"one built in", map[string]string{"eth0": "bnx2x", "eth1": ""}, "e1000", sftp, "6.1.0", exitOK, nil},
+		{"no NIC is known", nil, "e1000", sftp, "6.1.0", exitOK, nil},
+		{"another kernel runs", map[string]string{"eth0": "bnx2x"}, "e1000", sftp, "6.2.0", exitOK, nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			m := newMachine(t)
+			m.write(t, "/proc/filesystems", "nodev\tproc\n")
+			m.write(t, "/boot/capture.cpio.zst", string(packZstd(archive(file{"init", 0o100755, "x"}, file{"etc/kdump.conf", 0o100600, tt.conf}, file{"pw", 0o100600, "x"},
+				file{"etc/kdump/modules", 0o100644, ""}, file{"lib/modules/6.1.0/" + tt.module + ".ko", 0o100644, ""}))))
+			m.write(t, "/boot/vmlinuz-6.1.0", string(bzImage("6.1.0 (a@b)\x00")))
+			m.write(t, "/boot/vmlinuz-6.2.0", string(bzImage("6.1.0 (a@b)\x00")))
+			m.release = tt.release
+			for nic, module := range tt.nics {
+				m.write(t, "/sys/class/net/"+nic+"/device/driver/bind", "")
+				if module != "" {
+					m.write(t, "/sys/module/"+module+"/initstate", "live\n")
+					if err := os.Symlink("../../../../../module/"+module, m.path("/sys/class/net/"+nic+"/device/driver/module")); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			m.write(t, "/sys/class/net/lo/mtu", "65536\n")
+			m.tells(t, "", tt.code, tt.want...)
+		})
+	}
+}
+
 // The images are those of doc/reliability.md, "How much to reserve", for Debian's
 // 6.1.0-50-cloud-amd64: each was crashed with these reservations.
 func TestLeastToUnpack(t *testing.T) {
