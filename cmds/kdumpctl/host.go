@@ -124,3 +124,29 @@ func (h *host) usable(size uint64) uint64 {
 	}
 	return max(size, sum)
 }
+
+// systemRAM is how much memory the machine has, 0 if that is not known.
+func (h *host) systemRAM() uint64 {
+	f, err := os.Open(h.path("/proc/iomem"))
+	if err != nil {
+		return 0
+	}
+	defer f.Close()
+	sum, err := kexec.SystemRAM(f)
+	if err != nil {
+		return 0
+	}
+	return sum
+}
+
+// memoryChanged says what has become of the memory since load, "" for nothing. The ELF
+// headers of the core are made when the capture kernel is loaded; a kernel with
+// crash_hotplug (CONFIG_CRASH_HOTPLUG, since Linux 6.6) makes them anew by itself.
+func (h *host) memoryChanged(then uint64) string {
+	now := h.systemRAM()
+	if on, err := h.read("/sys/devices/system/memory/crash_hotplug"); now == then || now == 0 || then == 0 || err == nil && on == "1" {
+		return ""
+	}
+	return fmt.Sprintf("the machine had %s of memory when the capture kernel was loaded, and has %s: a dump would have that of then; want kdumpctl load again",
+		mib(then), mib(now))
+}

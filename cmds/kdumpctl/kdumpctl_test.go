@@ -358,6 +358,35 @@ func TestLoadComparesNICs(t *testing.T) {
 	}
 }
 
+// The core's headers are those of the memory at load, before Linux 6.6.
+func TestStatusTellsOfNewMemory(t *testing.T) {
+	const before, after = "00100000-0fffffff : System RAM\n  04000000-0bffffff : Crash kernel\n", "100000000-10fffffff : System RAM (virtio_mem)\n"
+	const want = "warning:  the machine had 255 MiB of memory when the capture kernel was loaded, and has 511 MiB: " +
+		"a dump would have that of then; want kdumpctl load again\n"
+	m := newMachine(t)
+	m.write(t, "/boot/capture.cpio.zst", image("target = raw:///dev/sda1\n"))
+	m.write(t, "/proc/iomem", before)
+	m.tells(t, "", exitOK)
+	m.write(t, "/proc/iomem", before+after)
+	if code, stdout, stderr := m.do("status"); code != exitOK || !strings.HasSuffix(stdout, want) || stderr != "" {
+		t.Error(code, stdout, stderr)
+	}
+	m.write(t, "/sys/devices/system/memory/crash_hotplug", "1\n")
+	if _, stdout, _ := m.do("status"); strings.Contains(stdout, "warning") {
+		t.Error("the kernel does it itself:", stdout)
+	}
+	m.write(t, "/sys/devices/system/memory/crash_hotplug", "0\n")
+	if _, stdout, _ := m.do("status"); !strings.HasSuffix(stdout, want) {
+		t.Error(stdout)
+	}
+	m.write(t, "/proc/iomem", "00000000-00000000 : System RAM\n") // as others than root see it
+	if _, stdout, _ := m.do("status"); strings.Contains(stdout, "warning") {
+		t.Error(stdout)
+	}
+	m.write(t, "/proc/iomem", before+after)
+	m.tells(t, "", exitOK)
+}
+
 // The images are those of doc/reliability.md, "How much to reserve", for Debian's
 // 6.1.0-50-cloud-amd64: each was crashed with these reservations.
 func TestLeastToUnpack(t *testing.T) {

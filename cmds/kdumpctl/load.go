@@ -241,7 +241,7 @@ func (p *plan) state(h *host) state {
 	return state{
 		Kernel: absolute(p.kernel.Name()), Initrd: absolute(p.initrd.Name()), Cmdline: redactLine(p.cmdline),
 		Targets: p.targets, Warnings: p.warnings, SavesNothing: p.savesNothing,
-		LoadedAt: time.Now().UTC().Truncate(time.Second), BootID: h.bootID(),
+		LoadedAt: time.Now().UTC().Truncate(time.Second), BootID: h.bootID(), SystemRAM: h.systemRAM(),
 	}
 }
 

@@ -24,6 +24,8 @@ type state struct {
 
 	Warnings     []string `json:"warnings,omitempty"`
 	SavesNothing bool     `json:"saves_nothing,omitempty"` // for what one of the warnings says
+
+	SystemRAM uint64 `json:"system_ram_bytes,omitempty"` // 0: not known
 }
 
 func (h *host) bootID() string {

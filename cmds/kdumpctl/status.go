@@ -93,6 +93,9 @@ func (h *host) report(stderr io.Writer) (report, error) {
 	if s != nil {
 		r.Kernel, r.Initrd, r.Cmdline, r.Targets, r.LoadedAt = s.Kernel, s.Initrd, s.Cmdline, s.Targets, &s.LoadedAt
 		r.Warnings, r.SavesNothing = s.Warnings, s.SavesNothing
+		if text := h.memoryChanged(s.SystemRAM); text != "" {
+			r.Warnings = append(r.Warnings, text)
+		}
 	}
 	return r, nil
 }
