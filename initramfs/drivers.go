@@ -14,8 +14,9 @@ import (
 type group struct {
 	reason string
 	names  []string
-	needed int    // how many of the first names a kernel must have: the configuration asks for them
-	fstype string // if not empty: loaded only when a file system of this type is mounted, nfs and cifs among them, or NetList, or WatchdogList
+	needed int      // how many of the first names a kernel must have: the configuration asks for them
+	asked  []string // of the other names, those that the configuration asks for: want them, where it can be told what is built in
+	fstype string   // if not empty: loaded only when a file system of this type is mounted, nfs and cifs among them, or NetList, or WatchdogList
 }
 
 // buses are the ways to a disk. The machine that builds does not know the one
@@ -39,7 +40,8 @@ func buses() []group {
 // cards are the drivers of the network, of which a capture loads those whose
 // devices it finds.
 func cards(plan netcfg.Plan) group {
-	return group{reason: "network", fstype: modules.NetList, names: append(plan.Modules(),
+	asked := slices.DeleteFunc(plan.Modules(), func(name string) bool { return !slices.Contains([]string{"bonding", "bridge", "8021q"}, name) })
+	return group{reason: "network", fstype: modules.NetList, asked: asked, names: append(plan.Modules(),
 		"af_packet", "ipv6", "virtio_net", "e1000", "e1000e", "igb", "igbvf", "igc", "ixgbe", "ixgbevf", "i40e", "iavf", "ice",
 		"tg3", "bnx2", "bnxt_en", "r8169", "8139cp", "8139too", "atlantic", "mlx4_en", "mlx5_core", "ena", "gve", "vmxnet3",
 		"xen_netfront", "dwmac_generic", "macb", "fec", "mvneta", "mvpp2", "r8152", "ax88179_178a", "cdc_ether", "smsc95xx", "lan78xx")}

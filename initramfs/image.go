@@ -34,6 +34,7 @@ type contentsOf struct {
 	settings *settings
 	modules  *moduleSet // nil: none
 	files    []string   // SRC:DST
+	notes    []string   // what assemble found that an operator should know
 }
 
 // assemble puts the parts into an archive.
@@ -144,38 +145,6 @@ func (c *contentsOf) addFiles(a *cpio.Archive) error {
 	return nil
 }
 
-// addSecrets adds the files that target URLs name: keys, passwords, what servers
-// are known by. They come from the same place of this machine, unless -files has
-// put them there. An empty one would be found out after the crash.
-func (c *contentsOf) addSecrets(a *cpio.Archive) error {
-	for _, spec := range c.settings.targets {
-		for _, name := range spec.Files() {
-			if err := addSecret(a, name); err != nil {
-				return fmt.Errorf("target %v: %w; want the file here, or -files FILE:%s", spec, err, name)
-			}
-		}
-	}
-	return nil
-}
-
-func addSecret(a *cpio.Archive, name string) error {
-	e, there := a.Get(inArchive(name))
-	if !there {
-		data, err := os.ReadFile(name)
-		if err != nil {
-			return err
-		}
-		e = cpio.Entry{Name: inArchive(name), Mode: cpio.Regular | 0o600, Data: data}
-	}
-	if e.Mode&cpio.TypeMask == cpio.Regular && len(bytes.TrimSpace(e.Data)) == 0 {
-		return fmt.Errorf("%s is empty", name)
-	}
-	if there {
-		return nil
-	}
-	return a.Add(e)
-}
-
 // addTree adds a file or folder under a name, with its permissions: a private
 // key stays private. A symbolic link inside a folder stays one.
 func addTree(a *cpio.Archive, src, dst string) error {
@@ -226,7 +195,8 @@ func interpreters(a *cpio.Archive) error {
 			continue
 		}
 		if interp := interpreter(e.Data); interp != "" {
-			if _, ok := a.Get(inArchive(interp)); !ok {
+			_, ok := a.Get(inArchive(interp))
+			if _, over, err := follow(a, interp); !ok && (err != nil || !over) {
 				wrong = append(wrong, fmt.Errorf("/%s: it needs %s, which is not in the image: link it statically, or add its loader and libraries with -files", e.Name, interp))
 			}
 		}

@@ -54,6 +54,13 @@ func collect(dir, arch string, groups []group) (*moduleSet, error) {
 	if err != nil {
 		return nil, fmt.Errorf("kernel %s: %w", set.release, err)
 	}
+	if !blind {
+		for _, g := range groups {
+			if i := slices.IndexFunc(g.asked, func(name string) bool { return slices.Contains(set.absent, name) }); i >= 0 {
+				return nil, fmt.Errorf("kernel %s: %s: the configuration asks for %s, which this kernel has neither as a module nor built in", set.release, g.reason, g.asked[i])
+			}
+		}
+	}
 	if blind {
 		set.notes = append(set.notes, "no modules.builtin in "+dir+": what is built into the kernel shows as not in it")
 	}

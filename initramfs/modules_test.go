@@ -142,6 +142,56 @@ func TestWatchdogModules(t *testing.T) {
 	}
 }
 
+// A bond that the configuration asks for, and that the kernel cannot make, is found when
+// the image is built. Where a folder does not tell what is built in, it may be there.
+func TestNetworkModules(t *testing.T) {
+	const sftp = "target = sftp://u@10.0.0.1/d?key=/k&known_hosts=/h\n"
+	const bond = "bond = bond0:eth0,eth1\nvlan = vlan5:bond0\nip = vlan5:dhcp\n"
+	builtin := func(dir string, more string) {
+		writeFile(t, filepath.Join(dir, "modules.builtin"), []byte("kernel/drivers/net/bonding/bonding.ko\n"+more))
+	}
+	for _, c := range []struct {
+		name, conf string
+		change     func(dir string)
+		only       string
+		want       string
+	}{
+		{"no words", sftp, func(string) {}, "", ""},
+		{"neither module nor built in", sftp + bond, func(string) {}, "", "network: the configuration asks for bonding, which this kernel has neither as a module nor built in"},
+		{"one of two", sftp + bond, func(dir string) { builtin(dir, "") }, "", "network: the configuration asks for 8021q, which"},
+		{"both built in", sftp + bond, func(dir string) { builtin(dir, "kernel/net/8021q/8021q.ko\n") }, "", ""},
+		{"a bridge", sftp + "bridge = br0:eth0\nip = br0:dhcp\n", func(string) {}, "", "asks for bridge, which"},
+		{"built in perhaps", sftp + bond, func(dir string) { os.Remove(filepath.Join(dir, "modules.builtin")) }, "", ""},
+		{"the user names all", sftp + bond, func(string) {}, "virtio_blk", ""},
+		{"no server", "target = raw:///dev/sda1\n" + bond, func(string) {}, "", ""},
+	} {
+		dir := fakeTree(t)
+		c.change(dir)
+		s, err := readSettings(configFile(t, c.conf))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = collect(dir, "amd64", chosen(s.targets, s.network, false, c.only, ""))
+		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%s: %v, want %q", c.name, err, c.want)
+		}
+	}
+}
+
+// Who wonders whether a NIC is served reads the manual page.
+func TestManualNamesDrivers(t *testing.T) {
+	page, err := os.ReadFile("../doc/mkinitramfs.8")
+	if err != nil {
+		t.Fatal(err)
+	}
+	words := strings.Fields(string(page))
+	for _, name := range cards(netcfg.Plan{}).names {
+		if name != "af_packet" && name != "ipv6" && !slices.Contains(words, name) {
+			t.Errorf("doc/mkinitramfs.8 does not name %s", name)
+		}
+	}
+}
+
 func TestModuleList(t *testing.T) {
 	set, err := collect(fakeTree(t), "amd64", chosen(specs(t, "disk:///c?dev=LABEL=C&fstype=ext4"), netcfg.Plan{}, false, "", ""))
 	if err != nil {

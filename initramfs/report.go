@@ -148,7 +148,7 @@ func (n *counter) Write(p []byte) (int, error) {
 // advice says what an operator may want to change.
 func (r *report) advice(w io.Writer) {
 	c := r.contents
-	lines := slices.Clone(c.modules.notes)
+	lines := slices.Concat(c.notes, c.modules.notes)
 	if len(c.settings.targets) == 0 {
 		lines = append(lines, "no target: unless the command line has kdump.target=, a crash leaves its log on the console and no dump")
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"debug/elf"
 	"fmt"
 	"os"
 	"slices"
@@ -83,12 +84,32 @@ func (s *settings) fits(a *cpio.Archive) error {
 		}
 	}
 	for _, hook := range slices.Concat(s.config.Pre, s.config.Post) {
-		if e, ok := a.Get(inArchive(hook)); !ok || e.Mode&0o111 == 0 {
-			wrong = append(wrong, fmt.Errorf("%s: hook %s is not a program in the image: want -files PROGRAM:%s", s.name, hook, hook))
+		if err := runs(a, hook); err != nil {
+			wrong = append(wrong, fmt.Errorf("%s: hook %s %w", s.name, hook, err))
 		}
 	}
 	if len(wrong) > 0 {
 		return wrong
+	}
+	return nil
+}
+
+// runs tells why the kernel would not run a hook.
+func runs(a *cpio.Archive, hook string) error {
+	e, ok, err := follow(a, hook)
+	regular := e.Mode&cpio.TypeMask == cpio.Regular
+	line, _, _ := bytes.Cut(e.Data, []byte("\n"))
+	switch {
+	case err != nil:
+		return fmt.Errorf("is not a program in the image: %w", err)
+	case !ok || e.Mode&0o111 == 0:
+		return fmt.Errorf("is not a program in the image: want -files PROGRAM:%s", hook)
+	case !regular || e.Name == busyboxPath || bytes.HasPrefix(e.Data, []byte(elf.ELFMAG)):
+		return nil
+	case !bytes.HasPrefix(line, []byte("#!")):
+		return fmt.Errorf("is neither a static program nor a script: want #!/bin/sh as its first line")
+	case bytes.Contains(line, []byte("\r")):
+		return fmt.Errorf("has a carriage return in its first line, which the kernel takes for a part of the name: want lines that end as on Unix")
 	}
 	return nil
 }

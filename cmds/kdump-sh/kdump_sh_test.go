@@ -42,7 +42,13 @@ func TestScripts(t *testing.T) {
 		{[]string{"-u", "-c", "echo $nothing"}, "", 1, ""},
 		{[]string{"-c", "if"}, "", 2, ""},
 		{[]string{"/no/such/file"}, "", 127, ""},
+		{[]string{"-eu", file, "a", "b"}, "", 1, "a-2\n"}, // #!/bin/sh -eu
+		{[]string{"-eu", "-x", file, "-ex"}, "", 1, "-ex-1\n"},
+		{[]string{"-uc", "echo $0; echo $nothing", "name", "-eu"}, "", 1, "name\n"},
+		{[]string{"-c", "echo $1", "-", "-ec"}, "", 0, "-ec\n"},
+		{[]string{"-e", "--", file, "-eu"}, "", 1, "-eu-1\n"},
 		{[]string{"-z"}, "", 2, ""},
+		{[]string{"-ez"}, "", 2, ""},
 	} {
 		var out, complaint bytes.Buffer
 		status := run(tt.args, strings.NewReader(tt.stdin), &out, &complaint)

@@ -42,7 +42,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	} {
 		fs.BoolFunc(o.name, o.what, func(string) error { set = append(set, "-"+o.name); return nil })
 	}
-	switch err := fs.Parse(args); {
+	switch err := fs.Parse(apart(args)); {
 	case err == flag.ErrHelp:
 		return 0
 	case err != nil:
@@ -67,6 +67,25 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		return interact(f, stdout, stderr)
 	}
 	return script(source, name, append(append(set, "--"), rest...), interp.StdIO(stdin, stdout, stderr), stderr)
+}
+
+// apart writes flags that stand together apart, as of #!/bin/sh -eu: -e -u. A c, which
+// takes what follows, may be the last of them.
+func apart(args []string) []string {
+	var all []string
+	for i, a := range args {
+		letters, ok := strings.CutPrefix(a, "-")
+		if !ok || letters == "" || strings.Trim(strings.TrimSuffix(letters, "c"), "eux") != "" {
+			return append(all, args[i:]...)
+		}
+		for _, l := range letters {
+			all = append(all, "-"+string(l))
+		}
+		if strings.HasSuffix(letters, "c") {
+			return append(all, args[i+1:]...)
+		}
+	}
+	return all
 }
 
 func terminal(fd int) bool {

@@ -19,6 +19,7 @@ type host struct {
 	root      string // put before all paths
 	euid      int
 	release   string // of the running kernel
+	node      string // name of the machine, as the kernel has it
 	crashSize func() (uint64, error)
 	loaded    func() (bool, error)
 	kexecLoad func(kernel, initrd *os.File, cmdline string) error
@@ -34,6 +35,7 @@ func realHost() *host {
 	var u unix.Utsname
 	if unix.Uname(&u) == nil {
 		h.release = unix.ByteSliceToString(u.Release[:])
+		h.node = unix.ByteSliceToString(u.Nodename[:])
 	}
 	return h
 }
@@ -107,4 +109,44 @@ func (h *host) reserved() (uint64, []kexec.Range, error) {
 	defer f.Close()
 	ranges, err := kexec.Reserved(f)
 	return size, ranges, err
+}
+
+// usable is what of the reserved memory a capture kernel can use: also a part below
+// 4 GiB that comes with crashkernel=SIZE,high, and that size leaves out.
+func (h *host) usable(size uint64) uint64 {
+	_, ranges, err := h.reserved()
+	if err != nil {
+		return size
+	}
+	var sum uint64
+	for _, r := range ranges {
+		sum += r.Size()
+	}
+	return max(size, sum)
+}
+
+// systemRAM is how much memory the machine has, 0 if that is not known.
+func (h *host) systemRAM() uint64 {
+	f, err := os.Open(h.path("/proc/iomem"))
+	if err != nil {
+		return 0
+	}
+	defer f.Close()
+	sum, err := kexec.SystemRAM(f)
+	if err != nil {
+		return 0
+	}
+	return sum
+}
+
+// memoryChanged says what has become of the memory since load, "" for nothing. The ELF
+// headers of the core are made when the capture kernel is loaded; a kernel with
+// crash_hotplug (CONFIG_CRASH_HOTPLUG, since Linux 6.6) makes them anew by itself.
+func (h *host) memoryChanged(then uint64) string {
+	now := h.systemRAM()
+	if on, err := h.read("/sys/devices/system/memory/crash_hotplug"); now == then || now == 0 || then == 0 || err == nil && on == "1" {
+		return ""
+	}
+	return fmt.Sprintf("the machine had %s of memory when the capture kernel was loaded, and has %s: a dump would have that of then; want kdumpctl load again",
+		mib(then), mib(now))
 }

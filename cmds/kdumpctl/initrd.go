@@ -15,25 +15,81 @@ import (
 
 // contents is what load looks for in an initramfs.
 type contents struct {
-	init     bool // it has an /init
+	names    map[string]string // of all entries, without a slash before them; of symbolic links where they lead
 	hasConf  bool
 	conf     []byte   // its /etc/kdump.conf, if it has one
 	releases []string // of the kernels it has modules for
+	unpacked int64    // bytes of the pages that its files fill
 }
 
 const (
 	maxUnpacked = 2 << 30  // no capture kernel could unpack as much
 	maxConf     = 64 << 10 // bounds what is kept of a kdump.conf, as pkg/config does
+	maxNames    = 16 << 20 // bounds all names, in bytes; ours have some 10 KiB
+	maxLinks    = 40       // on the way to a file, as the kernel (MAXSYMLINKS)
 )
 
+// has tells whether there is a file of this absolute path, following links. Where the
+// names are too many to be kept, everything is.
+func (c contents) has(name string) bool {
+	if c.names == nil {
+		return true
+	}
+	for range maxLinks {
+		name = strings.TrimPrefix(path.Clean("/"+name), "/")
+		next, ok := c.follow(name)
+		if !ok {
+			_, ok = c.names[name]
+			return ok
+		}
+		name = next
+	}
+	return false
+}
+
+// follow goes the first symbolic link on the way to a file.
+func (c contents) follow(name string) (string, bool) {
+	for i := range len(name) + 1 {
+		if i < len(name) && name[i] != '/' {
+			continue
+		}
+		to := c.names[name[:i]]
+		if to == "" {
+			continue
+		}
+		if !path.IsAbs(to) {
+			to = path.Join(path.Dir(name[:i]), to)
+		}
+		return path.Join(to, name[i:]), true
+	}
+	return "", false
+}
+
 // inspect reads an initramfs through, whatever its compression, and keeps no
-// more of it than contents. Memory is bounded by the decompressor's window.
+// more of it than contents. Memory is bounded by the decompressor's window and
+// maxNames.
 func inspect(r io.Reader) (contents, error) {
-	var c contents
+	c := contents{names: make(map[string]string)}
+	size, pages := 0, make(map[string]int64)
 	err := walk(r, true, func(e entry, body io.Reader) error {
+		link := ""
+		if e.mode&typeMask == symlink {
+			to, err := io.ReadAll(io.LimitReader(body, maxName))
+			if err != nil {
+				return err
+			}
+			link = string(to)
+		}
+		if size += len(e.name) + len(link); size > maxNames {
+			c.names, pages = nil, nil
+		}
+		c.unpacked += fullPages(e.size)
+		if c.names != nil {
+			c.names[e.name] = link
+			c.unpacked -= pages[e.name] // of an earlier archive, which this one lies over
+			pages[e.name] = fullPages(e.size)
+		}
 		switch {
-		case e.name == "init":
-			c.init = true
 		case e.name == "etc/kdump.conf" && e.mode&typeMask == regular:
 			text, err := io.ReadAll(io.LimitReader(body, maxConf+1))
 			if err != nil {
@@ -51,6 +107,9 @@ func inspect(r io.Reader) (contents, error) {
 	})
 	return c, err
 }
+
+// fullPages is what a file of that size takes in a ramfs.
+func fullPages(size int64) int64 { return (size + 4095) &^ 4095 }
 
 // An entry of a newc archive (Documentation/driver-api/early-userspace/
 // buffer-format.rst of Linux).
@@ -70,6 +129,7 @@ const (
 	maxName    = 4096 // PATH_MAX: the kernel takes no longer ones
 	typeMask   = 0o170000
 	regular    = 0o100000
+	symlink    = 0o120000
 	trailer    = "TRAILER!!!"
 	magicNewc  = "070701"
 	magicCrc   = "070702"

@@ -82,7 +82,7 @@ func TestInspect(t *testing.T) {
 		{"configuration larger than that", archive(initFile, conf(strings.Repeat("#", maxConf+9)), module), strings.Repeat("#", maxConf+1)},
 	} {
 		got, err := inspect(bytes.NewReader(tt.data))
-		if err != nil || string(got.conf) != tt.conf || !got.hasConf || !got.init || !slices.Equal(got.releases, []string{"6.1.0"}) {
+		if err != nil || string(got.conf) != tt.conf || !got.hasConf || !got.has("/init") || !slices.Equal(got.releases, []string{"6.1.0"}) {
 			t.Errorf("%s: %+v %v", tt.name, got, err)
 		}
 	}
@@ -127,8 +127,48 @@ func TestInspectGNU(t *testing.T) {
 		t.Fatal(err)
 	}
 	got, err := inspect(bytes.NewReader(data))
-	if err != nil || !got.init || string(got.conf) != "level = 3\n" || !slices.Equal(got.releases, []string{"6.1.0"}) {
+	if err != nil || !got.has("/init") || string(got.conf) != "level = 3\n" || !slices.Equal(got.releases, []string{"6.1.0"}) {
 		t.Errorf("%+v %v", got, err)
+	}
+}
+
+// What the files of an image take is counted in pages, and of two archives the later
+// one's file takes the place of the earlier one's.
+func TestInspectCountsPages(t *testing.T) {
+	const page = 4096
+	of := func(size int) file { return file{"f", 0o100644, strings.Repeat("x", size)} }
+	for _, tt := range []struct {
+		data []byte
+		want int64
+	}{
+		{archive(), 0}, {archive(of(0)), 0}, {archive(of(1)), page}, {archive(of(page)), page}, {archive(of(page + 1)), 2 * page},
+		{packZstd(archive(of(page), file{"g", 0o100644, "x"})), 2 * page},
+		{slices.Concat(archive(of(3*page), file{"g", 0o100644, "x"}), packZstd(archive(of(page)))), 2 * page},
+	} {
+		if got, err := inspect(bytes.NewReader(tt.data)); err != nil || got.unpacked != tt.want {
+			t.Errorf("%d bytes, want %d (%v)", got.unpacked, tt.want, err)
+		}
+	}
+}
+
+func TestContentsHas(t *testing.T) {
+	c, err := inspect(bytes.NewReader(archive(
+		file{"bbin/bb", 0o100755, "x"}, file{"bbin/kdump-init", 0o120777, "bb"}, file{"init", 0o120777, "bbin/kdump-init"},
+		file{"lib", 0o120777, "usr/lib"}, file{"usr/lib/a", 0o100644, ""}, file{"abs", 0o120777, "/usr/lib/a"}, file{"up", 0o120777, "../../usr/lib/a"},
+		file{"dangling", 0o120777, "nowhere"}, file{"loop", 0o120777, "loop"}, file{"b/c", 0o120777, "../lib"})))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]bool{
+		"/init": true, "init": true, "/bbin/bb": true, "/lib/a": true, "/usr/lib/a": true, "/abs": true, "/up": true, "/b/c/a": true, "/b/../init": true,
+		"/dangling": false, "/loop": false, "/none": false, "/lib/b": false, "/ini": false,
+	} {
+		if c.has(name) != want {
+			t.Errorf("%s: %v, want %v", name, !want, want)
+		}
+	}
+	if !(contents{}).has("/anything") {
+		t.Error("it misses a name of an image whose names it has not kept")
 	}
 }
 
@@ -142,6 +182,7 @@ func FuzzInspect(f *testing.F) {
 			return
 		}
 		c, err := inspect(bytes.NewReader(data))
+		c.has("/bin/sh")
 		if err == nil && len(c.conf) > maxConf+1 {
 			t.Fatal(len(c.conf))
 		}

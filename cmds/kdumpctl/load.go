@@ -63,8 +63,11 @@ type plan struct {
 	reserved       uint64
 	kernel, initrd *os.File
 	cmdline        string
+	config         config.Config
+	specs          []targets.Spec
 	targets        []string // without passwords
 	warnings       []string
+	savesNothing   bool // for what one of the warnings says
 }
 
 func (p *plan) close() {
@@ -105,6 +108,10 @@ func (p *plan) prepare(h *host, kernelName, initrdName, appended string) (err er
 		return err
 	}
 	p.look(files, image)
+	p.room(h.usable(p.reserved), image.RunSize, files.unpacked)
+	if p.ownInit() == "" {
+		p.fit(files, h.drivers(image.Release))
+	}
 	return nil
 }
 
@@ -141,7 +148,7 @@ func (h *host) captureCmdline(appended string) (string, error) {
 		return "", err
 	}
 	if word := kexec.BootCPUWord(strings.NewReader(cpuinfo)); word != "" {
-		return kexec.CaptureCmdline(running, appended+" "+word)
+		return kexec.CaptureCmdline(running, word+" "+appended) // before a -- that may be there
 	}
 	return line, nil
 }
@@ -158,10 +165,13 @@ func (p *plan) configure(files contents) error {
 	}
 	_, wrong := netcfg.Parse(c.Network)
 	errs = append(errs, wrong...)
+	p.config = c
 	for _, url := range c.Targets {
-		if _, err := targets.Parse(url); err != nil {
+		spec, err := targets.Parse(url)
+		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", c.Where("target"), err))
 		}
+		p.specs = append(p.specs, spec)
 		p.targets = append(p.targets, config.Redact(url))
 	}
 	if len(errs) > 0 {
@@ -170,31 +180,59 @@ func (p *plan) configure(files contents) error {
 	return nil
 }
 
-// look finds what is allowed, but hardly meant.
+// look finds what is allowed, but hardly meant. An init that -append names does what
+// it likes: then it is not asked where a dump would go.
 func (p *plan) look(files contents, image kexec.Image) {
 	name := p.initrd.Name()
-	if !files.init {
-		p.warn("%s has no /init", name)
+	init := p.ownInit()
+	switch {
+	case init != "" && !files.has(init):
+		p.lost("%s has no %s, which rdinit= names", name, init)
+	case init == "" && !files.has("/init"):
+		p.lost("%s has no /init", name)
 	}
-	if !files.hasConf {
+	if init == "" && !files.hasConf {
 		p.warn("%s has no /etc/kdump.conf: is it a capture image?", name)
 	}
-	if len(p.targets) == 0 {
-		p.warn("no target is configured: the capture will report to the console and save nothing")
+	if init == "" && len(p.targets) == 0 {
+		p.lost("no target is configured: the capture will report to the console and save nothing")
 	}
 	if image.Release != "" && len(files.releases) > 0 && !slices.Contains(files.releases, image.Release) {
-		p.warn("%s has modules for %s, and %s is %s: none of them will load",
+		p.lost("%s has modules for %s, and %s is %s: none of them will load",
 			name, strings.Join(files.releases, ", "), p.kernel.Name(), image.Release)
 	}
+}
+
+// ownInit is what runs in place of /init, "" if nothing does.
+func (p *plan) ownInit() string {
+	init := ""
+	for _, w := range cmdline.Words(p.cmdline) {
+		if w == (cmdline.Word{Key: "--"}) {
+			break
+		}
+		if w.Key == "rdinit" {
+			init = w.Value
+		}
+	}
+	return init
 }
 
 func (p *plan) warn(format string, args ...any) {
 	p.warnings = append(p.warnings, fmt.Sprintf(format, args...))
 }
 
+// lost is a warning with which no crash would be saved.
+func (p *plan) lost(format string, args ...any) {
+	p.warn(format, args...)
+	p.savesNothing = true
+}
+
 func (p *plan) destination() string {
-	if len(p.targets) == 0 {
+	switch {
+	case len(p.targets) == 0:
 		return "a crash is reported to the console only"
+	case p.savesNothing:
+		return "a crash would not be saved"
 	}
 	return "a crash is saved to " + strings.Join(p.targets, ", or else ")
 }
@@ -202,7 +240,8 @@ func (p *plan) destination() string {
 func (p *plan) state(h *host) state {
 	return state{
 		Kernel: absolute(p.kernel.Name()), Initrd: absolute(p.initrd.Name()), Cmdline: redactLine(p.cmdline),
-		Targets: p.targets, LoadedAt: time.Now().UTC().Truncate(time.Second), BootID: h.bootID(),
+		Targets: p.targets, Warnings: p.warnings, SavesNothing: p.savesNothing,
+		LoadedAt: time.Now().UTC().Truncate(time.Second), BootID: h.bootID(), SystemRAM: h.systemRAM(),
 	}
 }
 

@@ -22,6 +22,8 @@ const (
 	exitUsage       = 2
 	exitNotLoaded   = 3
 	exitNotReserved = 4
+
+	exitSavesNothing = 5
 )
 
 const usage = `usage: kdumpctl load [-kernel FILE] [-initrd FILE] [-append WORDS]
@@ -33,7 +35,8 @@ load    loads the capture kernel, which a panic then starts
 unload  takes it out again
 status  says what is reserved, what is loaded, where a dump would go, and how
         the last crash went;
-        exit status 0: loaded, 3: not loaded, 4: no memory is reserved
+        exit status 0: loaded, 3: not loaded, 4: no memory is reserved,
+        5: loaded, but no crash would be saved
 config-from-system
         prints the network words for the ways that this system has to targets
 `

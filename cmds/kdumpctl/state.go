@@ -21,6 +21,11 @@ type state struct {
 	Targets  []string  `json:"targets"`
 	LoadedAt time.Time `json:"loaded_at"`
 	BootID   string    `json:"boot_id"` // the boot that it is of: /run may be a disk
+
+	Warnings     []string `json:"warnings,omitempty"`
+	SavesNothing bool     `json:"saves_nothing,omitempty"` // for what one of the warnings says
+
+	SystemRAM uint64 `json:"system_ram_bytes,omitempty"` // 0: not known
 }
 
 func (h *host) bootID() string {

@@ -23,8 +23,12 @@ type report struct {
 	Cmdline       string     `json:"cmdline,omitempty"`
 	Targets       []string   `json:"targets,omitempty"`
 	LoadedAt      *time.Time `json:"loaded_at,omitempty"`
+	Warnings      []string   `json:"warnings,omitempty"`
+	SavesNothing  bool       `json:"saves_nothing,omitempty"`
 
 	LastCrash *result.Result `json:"last_crash,omitempty"`
+
+	node string // name of this machine
 }
 
 func (h *host) status(args []string, stdout, stderr io.Writer) (int, error) {
@@ -55,6 +59,8 @@ func (h *host) status(args []string, stdout, stderr io.Writer) (int, error) {
 	switch {
 	case err != nil:
 		return exitError, err
+	case r.Loaded && r.SavesNothing:
+		return exitSavesNothing, nil
 	case r.Loaded:
 		return exitOK, nil
 	case r.ReservedBytes == 0:
@@ -64,7 +70,7 @@ func (h *host) status(args []string, stdout, stderr io.Writer) (int, error) {
 }
 
 func (h *host) report(stderr io.Writer) (report, error) {
-	r := report{Ranges: []string{}}
+	r := report{Ranges: []string{}, node: h.node}
 	size, ranges, err := h.reserved()
 	if errors.Is(err, kexec.ErrNoKexec) {
 		fmt.Fprintf(stderr, "kdumpctl status: %v\n", err)
@@ -86,6 +92,10 @@ func (h *host) report(stderr io.Writer) (report, error) {
 	}
 	if s != nil {
 		r.Kernel, r.Initrd, r.Cmdline, r.Targets, r.LoadedAt = s.Kernel, s.Initrd, s.Cmdline, s.Targets, &s.LoadedAt
+		r.Warnings, r.SavesNothing = s.Warnings, s.SavesNothing
+		if text := h.memoryChanged(s.SystemRAM); text != "" {
+			r.Warnings = append(r.Warnings, text)
+		}
 	}
 	return r, nil
 }
@@ -95,18 +105,27 @@ func (r report) String() string {
 	r.capture(func(name, format string, args ...any) {
 		fmt.Fprintf(&b, "%-9s %s\n", name+":", fmt.Sprintf(format, args...))
 	})
+	r.crash(&b)
+	return b.String()
+}
+
+// crash tells of the last one. Its text is what a file says that others may have written.
+func (r report) crash(b *strings.Builder) {
 	last := r.LastCrash
 	if last == nil {
-		return b.String()
+		return
 	}
-	fmt.Fprintf(&b, "last crash: %s, %s\n", last.CrashTime.Format(time.RFC3339), last)
+	of := ""
+	if last.Host != r.node {
+		of = fmt.Sprintf("of %s, ", printable(last.Host))
+	}
+	fmt.Fprintf(b, "last crash: %s, %s%s\n", last.CrashTime.Format(time.RFC3339), of, printable(last.String()))
 	for _, l := range last.Lost {
-		fmt.Fprintf(&b, "  lost: %s\n", l)
+		fmt.Fprintf(b, "  lost: %s\n", printable(l))
 	}
-	if m := last.Memory; m != nil && uint64(m.CrashkernelMiB)<<20 > r.ReservedBytes && r.ReservedBytes > 0 {
-		fmt.Fprintf(&b, "  memory was short: crashkernel=%dM would do\n", m.CrashkernelMiB)
+	if m := last.Memory; m != nil && of == "" && uint64(m.CrashkernelMiB)<<20 > r.ReservedBytes && r.ReservedBytes > 0 {
+		fmt.Fprintf(b, "  memory was short: crashkernel=%dM would do\n", m.CrashkernelMiB)
 	}
-	return b.String()
 }
 
 // capture tells how the capture kernel stands.
@@ -136,5 +155,11 @@ func (r report) capture(line func(name, format string, args ...any)) {
 	}
 	if len(r.Targets) == 0 {
 		line("target", "none: a crash is reported to the console only")
+	}
+	for _, w := range r.Warnings {
+		line("warning", "%s", w)
+	}
+	if r.SavesNothing {
+		line("crash", "would not be saved")
 	}
 }

@@ -14,6 +14,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Name is the file in a dump directory.
@@ -172,18 +174,57 @@ func (r *Result) String() string {
 }
 
 // Newest finds the result of the last crash in root, a folder of dump directories.
-// It returns fs.ErrNotExist if there is none, and passes over those it cannot read.
+// It returns fs.ErrNotExist if there is none, and passes over those it cannot read. Who
+// else may write there, may lay links and pipes there: only regular files count.
 func Newest(root string) (*Result, error) {
-	names, _ := filepath.Glob(filepath.Join(root, "*", Name)) // its one error is a bad pattern
-	var best *Result
-	for _, name := range names {
-		r, err := Load(name)
-		if err == nil && (best == nil || r.CrashTime.After(best.CrashTime)) {
-			best = r
-		}
-	}
-	if best == nil {
+	return newest(root, func(*Result) bool { return true })
+}
+
+// NewestOf is Newest for the crashes of a host, and where root has none of them, of any.
+func NewestOf(root, host string) (*Result, error) {
+	return newest(root, func(r *Result) bool { return r.Host == host })
+}
+
+func newest(root string, isOwn func(*Result) bool) (*Result, error) {
+	if root == "" {
 		return nil, &fs.PathError{Op: "find " + Name, Path: root, Err: fs.ErrNotExist}
 	}
-	return best, nil
+	dirs, err := os.ReadDir(root)
+	if err != nil {
+		return nil, err
+	}
+	var own, other *Result
+	for _, d := range dirs {
+		r, err := loadRegular(filepath.Join(root, d.Name(), Name))
+		if err != nil {
+			continue
+		}
+		best := &other
+		if isOwn(r) {
+			best = &own
+		}
+		if *best == nil || r.CrashTime.After((*best).CrashTime) {
+			*best = r
+		}
+	}
+	if own == nil {
+		own = other
+	}
+	if own == nil {
+		return nil, &fs.PathError{Op: "find " + Name, Path: root, Err: fs.ErrNotExist}
+	}
+	return own, nil
+}
+
+// loadRegular is Load for a file that anybody may have put there.
+func loadRegular(path string) (*Result, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
+		return nil, &fs.PathError{Op: "read", Path: path, Err: fs.ErrInvalid}
+	}
+	return Read(f)
 }

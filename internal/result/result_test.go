@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func example() *Result {
@@ -97,6 +99,43 @@ func TestNewest(t *testing.T) {
 	}
 	if got, err := Newest(root); err != nil || !reflect.DeepEqual(got, last) {
 		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+// Who can write to the folder may not keep the reader waiting, or show it other files.
+func TestNewestReadsRegularFilesOnly(t *testing.T) {
+	root := t.TempDir()
+	secret := filepath.Join(t.TempDir(), Name)
+	if err := example().Store(secret); err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []string{"pipe", "link"} {
+		if err := os.Mkdir(filepath.Join(root, dir), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := unix.Mkfifo(filepath.Join(root, "pipe", Name), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(secret, filepath.Join(root, "link", Name)); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		_, err := Newest(root)
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		if !errors.Is(err, fs.ErrNotExist) {
+			t.Error(err)
+		}
+	case <-time.After(time.Minute):
+		t.Fatal("it waits for somebody to write into the pipe")
+	}
+	t.Chdir(filepath.Dir(filepath.Dir(secret)))
+	if _, err := Newest(""); !errors.Is(err, fs.ErrNotExist) {
+		t.Error("no folder is not the working directory:", err)
 	}
 }
 

@@ -239,6 +239,9 @@ func (p *parser) assign(where, written, name, value string) {
 	k, ok := p.keys[name]
 	if !ok {
 		pr.Msg = "unknown key"
+		if speaksOfSecret(written) {
+			pr.Value = hidden
+		}
 		if len(p.problems) < maxProblems {
 			pr.Want = p.suggest(written)
 		}

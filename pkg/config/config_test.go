@@ -290,15 +290,45 @@ func TestRedact(t *testing.T) {
 		{"https://hooks.example/services/T0/B0/secret", "https://hooks.example/xxxxx"},
 		{"https://u:secret@h?token=secret", "https://h/xxxxx"},
 		{"not a URL", "not a URL"},
+		{"ftp:/crash:hunter2@h/d", "ftp:xxxxx@h/d"},
+		{"ftp//crash:hunter2@h/d", "ftp//crash:xxxxx@h/d"},
+		{"cifs:/h/share?password=hunter2&vers=3", "cifs:/h/share?password=xxxxx&vers=3"},
+		{"10.0.0.2::10.0.0.1:24::eth0:none", "10.0.0.2::10.0.0.1:24::eth0:none"},
+		{"ops@example.org", "ops@example.org"},
 	} {
 		if got := Redact(tt.url); got != tt.want {
 			t.Errorf("Redact(%q) = %q, want %q", tt.url, got, tt.want)
 		}
 	}
 	// The message of a mistake beside a password does not give it away.
-	_, problems := parse("notify = ftp://u:secret@host/x\n")
-	if len(problems) != 1 || strings.Contains(problems[0].Error(), "secret") {
+	for _, text := range []string{"notify = ftp://u:hunter2@host/x", "target = ftp:/crash:hunter2@h/d", "password = hunter2", "smb-passwd = \"hunter2",
+		"SFTP_PASS = hunter2 # comment", "target ftp://crash:hunter2@h/d", "password hunter2", "password: hunter2"} {
+		_, problems := parse(text + "\n")
+		if len(problems) != 1 || strings.Contains(problems[0].Error(), "hunter2") {
+			t.Error(text, problems)
+		}
+		c := Default()
+		problems = c.ApplyCmdline("kdump." + strings.ReplaceAll(text, " = ", "="))
+		for _, p := range problems {
+			if strings.Contains(p.Error(), "hunter2") {
+				t.Error(text, p)
+			}
+		}
+	}
+	// What is no secret stays: it shows the mistake.
+	_, problems := parse("levle = 3\nkeep 3\n")
+	if len(problems) != 2 || problems[0].Value != "3" || problems[1].Key != "keep 3" {
 		t.Error(problems)
+	}
+}
+
+// It is a mistake only of who sets both: with the defaults each of them alone may be
+// the longer, and an attempt has what is left of timeout.
+func TestOneTimeoutAlone(t *testing.T) {
+	for _, text := range []string{"attempt-timeout = 40m\n", "timeout = 10m\n"} {
+		if c, problems := parse(text); len(problems) > 0 || c.AttemptTimeout <= c.Timeout {
+			t.Error(text, problems)
+		}
 	}
 }
 

@@ -20,11 +20,16 @@ func (p *parser) line(where, text string) {
 	key = trim(key)
 	if !ok || key == "" {
 		text, _ := cutComment(text)
-		p.problem(Problem{Where: where, Key: printable(text), Msg: "not an assignment", Want: "key = value"})
+		if word, _, ok := strings.Cut(text, " "); ok && speaksOfSecret(word) {
+			text = word + " " + hidden
+		}
+		p.problem(Problem{Where: where, Key: redactAny(text), Msg: "not an assignment", Want: "key = value"})
 		return
 	}
 	value, msg := unquote(trim(rest))
 	switch {
+	case msg != "" && speaksOfSecret(key):
+		p.problem(Problem{Where: where, Key: printable(key), Value: hidden, Msg: msg, Want: `"value", with no quote inside`})
 	case msg != "":
 		p.problem(Problem{Where: where, Key: printable(key), Value: value, Msg: msg, Want: `"value", with no quote inside`})
 	case isNetwork(key):

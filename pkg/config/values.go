@@ -128,21 +128,21 @@ func checkRecipient(value string) string {
 }
 
 // Redact takes passwords out of a URL: in user:password@, and in values of
-// the query whose key speaks of one. What it cannot take apart it cuts short.
+// the query whose key speaks of one. What it cannot take apart it cuts short: of a
+// text that is meant to be one, what is between the first colon and the last @.
 // A webhook's path is often its password, so of http only the host stays.
 func Redact(url string) string {
-	const hidden = "xxxxx"
 	name, rest, ok := strings.Cut(url, "://")
-	if !ok {
-		return url
-	}
-	if s := strings.ToLower(name); s == "http" || s == "https" {
+	if s := strings.ToLower(name); ok && (s == "http" || s == "https") {
 		host, path, _ := strings.Cut(rest[strings.LastIndexByte(rest, '@')+1:], "/")
 		host, query, _ := strings.Cut(host, "?")
 		if path != "" || query != "" {
 			host += "/" + hidden
 		}
 		return name + "://" + host
+	}
+	if !ok {
+		rest = url
 	}
 	rest, query, hasQuery := strings.Cut(rest, "?")
 	// The last @, for a password may hold one, or a slash.
@@ -151,23 +151,43 @@ func Redact(url string) string {
 			rest = user + ":" + hidden + rest[at:]
 		}
 	}
-	url = name + "://" + rest
 	if hasQuery {
-		fields := strings.Split(query, "&")
-		for i, f := range fields {
-			if k, _, ok := strings.Cut(f, "="); ok && secret(k) {
-				fields[i] = k + "=" + hidden
-			}
-		}
-		url += "?" + strings.Join(fields, "&")
+		rest += "?" + redactQuery(query)
 	}
-	return url
+	if !ok {
+		return rest
+	}
+	return name + "://" + rest
+}
+
+// hidden stands for a password.
+const hidden = "xxxxx"
+
+func redactQuery(query string) string {
+	fields := strings.Split(query, "&")
+	for i, f := range fields {
+		if k, _, ok := strings.Cut(f, "="); ok && secret(k) {
+			fields[i] = k + "=" + hidden
+		}
+	}
+	return strings.Join(fields, "&")
 }
 
 func secret(key string) bool {
 	switch strings.ToLower(key) {
 	case "pass", "password", "passwd", "pw", "secret", "token":
 		return true
+	}
+	return false
+}
+
+// speaksOfSecret tells whether the value of a key that is not known may be a password.
+func speaksOfSecret(key string) bool {
+	key = strings.ToLower(key)
+	for _, word := range []string{"pass", "pw", "secret", "token", "key", "credential"} {
+		if strings.Contains(key, word) {
+			return true
+		}
 	}
 	return false
 }

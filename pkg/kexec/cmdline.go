@@ -74,7 +74,8 @@ func NeedsBootCPUWord(line string) bool {
 		return false
 	}
 	cpus := ""
-	for _, w := range cmdline.Words(line) {
+	words, _ := untilDashes(cmdline.Words(line))
+	for _, w := range words {
 		switch w.Key {
 		case "nr_cpus":
 			cpus = w.Value
@@ -96,7 +97,7 @@ func (a arch) captureCmdline(running, appended string) (string, error) {
 
 	var words []cmdline.Word
 	base, _ := untilDashes(cmdline.Words(running))
-	for _, w := range base {
+	for _, w := range withoutProductionsMemory(base) {
 		doubled := contains(defaults, w.Key) && !accumulates(w.Key) || slices.Contains(defaults, w) || slices.Contains(own, w)
 		if !stripped(w.Key) && !replaced(w) && !doubled {
 			words = append(words, w)
@@ -116,6 +117,24 @@ func (a arch) captureCmdline(running, appended string) (string, error) {
 		return "", fmt.Errorf("%w: %d bytes; want at most %d, so leave words out of the boot line or of -append", ErrTooLong, len(line), a.maxLen)
 	}
 	return line, nil
+}
+
+// withoutProductionsMemory takes out of memmap= what says where memory is, or that there
+// is no other: exactmap, SIZE@START, and SIZE, which is mem= (parse_memmap_one,
+// arch/x86/kernel/e820.c). The capture kernel would take production's memory for its
+// own. What is not memory ($, #, !, %) it must know as well.
+func withoutProductionsMemory(words []cmdline.Word) []cmdline.Word {
+	var kept []cmdline.Word
+	for _, w := range words {
+		if w.Key == "memmap" {
+			parts := slices.DeleteFunc(strings.Split(w.Value, ","), func(part string) bool { return !strings.ContainsAny(part, "$#!%") })
+			if w.Value = strings.Join(parts, ","); w.Value == "" {
+				continue
+			}
+		}
+		kept = append(kept, w)
+	}
+	return kept
 }
 
 // untilDashes splits off the word -- and what is behind it, which is for init.
@@ -155,7 +174,7 @@ func accumulates(key string) bool {
 // isList tells of words that may be repeated, and are replaced all together.
 func isList(key string) bool {
 	switch key {
-	case "kdump.target", "kdump.pre", "kdump.post", "kdump.recipient":
+	case "kdump.target", "kdump.pre", "kdump.post", "kdump.recipient", "kdump.netconfig":
 		return true
 	}
 	return cmdline.IsNetwork(key)

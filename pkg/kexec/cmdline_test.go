@@ -34,6 +34,12 @@ func TestCaptureCmdline(t *testing.T) {
 		{"targets of the boot line", "kdump.target=file:///a kdump.level=1", "", "kdump.target=file:///a kdump.level=1 " + added},
 		{"targets are replaced together", "kdump.target=file:///a kdump.target=file:///b kdump.level=1",
 			"kdump.target=file:///c kdump.target=file:///d", "kdump.level=1 " + added + " kdump.target=file:///c kdump.target=file:///d"},
+		{"SUSE's network words are a list", "kdump.netconfig=eth9:dhcp", "kdump.netconfig=eth0:dhcp4 kdump.netconfig=eth1:dhcp6",
+			added + " kdump.netconfig=eth0:dhcp4 kdump.netconfig=eth1:dhcp6"},
+		{"production's memory", "a memmap=exactmap memmap=640K@0 memmap=4095M@1M memmap=2G memmap", "", "a " + added},
+		{"what is no memory", "memmap=64K$0x18690000 memmap=1M#2M,4G@1M,4G!12G memmap=2M%4M-1+2", "",
+			"memmap=64K$0x18690000 memmap=1M#2M,4G!12G memmap=2M%4M-1+2 " + added},
+		{"the user's memory", "memmap=1G@1M", "memmap=exactmap memmap=64M@16M", added + " memmap=exactmap memmap=64M@16M"},
 	} {
 		got, err := archOf("amd64").captureCmdline(tt.running, tt.appended)
 		if err != nil || got != tt.want {

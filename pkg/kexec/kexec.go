@@ -107,7 +107,7 @@ func tooSmall(kernel, initrd *os.File) string {
 			initrdSize = st.Size()
 		}
 	}
-	want := max(Estimate(kernelSize(kernel), initrdSize), roundUp(int64(reserved)+32<<20))
+	want := max(Estimate(kernelSize(kernel), initrdSize), RoundUp(int64(reserved)+32<<20))
 	return fmt.Sprintf("%s: %d MiB are reserved, the initramfs has %.1f MiB; want crashkernel=%dM or more on the boot line",
 		text, reserved>>20, float64(initrdSize)/(1<<20), want>>20)
 }
@@ -130,11 +130,11 @@ func Estimate(runSize, initrd int64) int64 {
 	if runSize == 0 {
 		runSize = usual
 	}
-	return roundUp(runSize + 3*initrd + rest)
+	return RoundUp(runSize + 3*initrd + rest)
 }
 
-// roundUp goes to the next 16 MiB.
-func roundUp(n int64) int64 {
+// RoundUp goes to the next 16 MiB, the steps in which a size is recommended.
+func RoundUp(n int64) int64 {
 	const unit = 16 << 20
 	return (n + unit - 1) / unit * unit
 }

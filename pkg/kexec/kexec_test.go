@@ -161,3 +161,11 @@ func TestEstimate(t *testing.T) {
 		t.Error("not rounded")
 	}
 }
+
+func TestSystemRAM(t *testing.T) {
+	const iomem = "00000000-00000fff : Reserved\n00001000-00001fff : System RAM\n100000000-17fffffff : virtio0\n  100000000-10fffffff : System RAM (virtio_mem)\n" +
+		"    100000000-1000fffff : System RAM\n00000000-00000000 : System RAM\nfee00000-fee00fff : Local APIC\n"
+	if got, err := SystemRAM(strings.NewReader(iomem)); err != nil || got != 4096+256<<20 {
+		t.Errorf("%#x %v", got, err)
+	}
+}

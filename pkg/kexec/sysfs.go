@@ -52,11 +52,30 @@ func (r Range) Size() uint64 { return r.End - r.Start + 1 }
 // Reserved reads the ranges named "Crash kernel" of a /proc/iomem. Who is not
 // root sees zeros there, and gets none.
 func Reserved(iomem io.Reader) ([]Range, error) {
+	return ranges(iomem, func(name string) bool { return strings.TrimSpace(name) == "Crash kernel" })
+}
+
+// SystemRAM is how many bytes of memory a /proc/iomem has, with what was added
+// later: "System RAM", and below its device "System RAM (virtio_mem)".
+func SystemRAM(iomem io.Reader) (uint64, error) {
+	all, err := ranges(iomem, func(name string) bool { return strings.HasPrefix(name, "System RAM") })
+	var sum, end uint64
+	for _, r := range all {
+		if r.Start >= end { // else it lies in the one before
+			sum += r.Size()
+			end = r.End + 1
+		}
+	}
+	return sum, err
+}
+
+// ranges reads those of a /proc/iomem whose names are wanted.
+func ranges(iomem io.Reader, wanted func(name string) bool) ([]Range, error) {
 	var ranges []Range
 	s := bufio.NewScanner(iomem)
 	for s.Scan() {
 		addrs, name, ok := strings.Cut(s.Text(), " : ")
-		if !ok || strings.TrimSpace(name) != "Crash kernel" {
+		if !ok || !wanted(name) {
 			continue
 		}
 		start, end, ok := strings.Cut(strings.TrimSpace(addrs), "-")

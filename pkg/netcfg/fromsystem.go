@@ -3,12 +3,14 @@ package netcfg
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -18,7 +20,7 @@ import (
 
 // FromSystem is the words for the route to host that the running system has: the
 // interface and all that it stands on, its address or how it got it, gateway,
-// MTU, and name servers if host is a name. It tells a lease from a static address
+// MTU, and name servers if host is a name, which they must know. It tells a lease from a static address
 // by its lifetime, so that of a DHCP client that sets none looks static.
 func FromSystem(ctx context.Context, host string) ([]Word, error) {
 	address, r, err := liveRoute(ctx, host)
@@ -40,8 +42,8 @@ func FromSystem(ctx context.Context, host string) ([]Word, error) {
 		return nil, err
 	}
 	if _, err := netip.ParseAddr(host); err != nil {
-		for _, a := range systemServers() {
-			s.add(networds.Server(a))
+		if err := s.servers(ctx, host, address, r); err != nil {
+			return nil, err
 		}
 	}
 	var words []Word
@@ -281,15 +283,114 @@ func defaultGateway(index int, target netip.Addr) netip.Addr {
 	return netip.Addr{}
 }
 
-// systemServers are the name servers of the system itself, not of a resolver on
-// it, which a capture kernel does not have.
-func systemServers() []netip.Addr {
-	for _, file := range []string{"/etc/resolv.conf", "/run/systemd/resolve/resolv.conf", "/run/NetworkManager/no-stub-resolv.conf"} {
-		all, _ := readResolvConf(file)
-		all = slices.DeleteFunc(all, func(a netip.Addr) bool { return a.IsLoopback() || a.Zone() != "" })
-		if len(all) > 0 {
-			return all
+// servers adds the name servers that the way of the words leads to, and makes sure that
+// they know host: the capture kernel has no /etc/hosts and no search domains but those
+// of a lease, and goes one way only. Where a lease is to bring servers, others need not
+// be there.
+func (s *system) servers(ctx context.Context, host string, address netip.Addr, r route) error {
+	leased := slices.ContainsFunc(s.words, func(w networds.Word) bool {
+		ip, ok := w.(networds.IP)
+		return ok && ip.Method != networds.None
+	})
+	all, search := systemServers()
+	var near []netip.Addr
+	for _, a := range all {
+		if way, err := lookupRoute(a); err == nil && way.index == r.index {
+			near = append(near, a)
+			s.add(networds.Server(a))
 		}
 	}
-	return nil
+	names := []string{host}
+	if leased && !strings.Contains(host, ".") {
+		for _, domain := range search {
+			names = append(names, host+"."+domain)
+		}
+	}
+	for _, a := range near {
+		for _, name := range names {
+			if knows(ctx, a, name) {
+				return nil
+			}
+		}
+	}
+	switch {
+	case len(near) == 0 && leased:
+		return nil
+	case len(near) == 0:
+		return fmt.Errorf("%s: the way to it leads to no name server of this system, and a capture kernel has no other: write %s in its place", host, address)
+	}
+	return fmt.Errorf("%s: this system knows it, but name server %s does not, under that very name, and a capture kernel has only that: write %s in its place",
+		host, joined(near), address)
+}
+
+// knows asks a name server for the addresses of a name, and nobody else: the library
+// would look into /etc/hosts first. An answer that is cut off is one.
+func knows(ctx context.Context, server netip.Addr, name string) bool {
+	const typeA, typeAAAA = 1, 28
+	for _, kind := range []byte{typeA, typeAAAA} {
+		for range 2 { // a packet may be lost
+			if n, err := answers(ctx, server, name, kind); err == nil && n > 0 {
+				return true
+			} else if err == nil {
+				break
+			}
+		}
+	}
+	return false
+}
+
+// answers is how many records a name server has of a name. A message of DNS (RFC 1035,
+// section 4.1), in bytes; all numbers are big endian:
+//
+//	0 ID   2 flags   4 questions   6 answers   12 name, type, class
+func answers(ctx context.Context, server netip.Addr, name string, kind byte) (int, error) {
+	const within = 2 * time.Second
+	const wantsRecursion, queryLen, classIN = 0x01, 12, 1
+	id := byte(rand.IntN(256))
+	query := []byte{id, kind, wantsRecursion, 0, 0, 1, 0, 0, 0, 0, 0, 0}
+	for label := range strings.SplitSeq(strings.Trim(name, "."), ".") {
+		if len(label) == 0 || len(label) > 63 {
+			return 0, nil
+		}
+		query = append(append(query, byte(len(label))), label...)
+	}
+	query = append(query, 0, 0, kind, 0, classIN)
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	c, err := (&net.Dialer{}).DialContext(ctx, "udp", netip.AddrPortFrom(server, 53).String())
+	if err != nil {
+		return 0, err
+	}
+	defer c.Close()
+	defer context.AfterFunc(ctx, func() { c.Close() })()
+	if _, err := c.Write(query); err != nil {
+		return 0, err
+	}
+	answer := make([]byte, 1500)
+	for {
+		n, err := c.Read(answer)
+		if err != nil {
+			return 0, err
+		}
+		if n < queryLen || answer[0] != id || answer[1] != kind {
+			continue // to another question
+		}
+		if code := answer[3] & 0xf; code != 0 && code != 3 { // 3: there is no such name
+			return 0, fmt.Errorf("name server %s: error %d", server, code)
+		}
+		return int(answer[6])<<8 | int(answer[7]), nil
+	}
+}
+
+// systemServers are the name servers and search domains of the system itself, not of a
+// resolver on it, which a capture kernel does not have.
+func systemServers() (servers []netip.Addr, search []string) {
+	for _, file := range []string{"/etc/resolv.conf", "/run/systemd/resolve/resolv.conf", "/run/NetworkManager/no-stub-resolv.conf"} {
+		all, domains := readResolvConf(file)
+		all = slices.DeleteFunc(all, func(a netip.Addr) bool { return a.IsLoopback() || a.Zone() != "" })
+		if len(all) > 0 {
+			return all, domains
+		}
+	}
+	return nil, nil
 }
