@@ -29,6 +29,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -315,7 +316,10 @@ func (a *appliance) loadKdumpctl() error {
 		{"load", "-kernel", captureKernel, "-initrd", captureInitrd, "-append", a.words["appliance.append"]},
 		{"status"},
 	} {
-		if err := a.show("/bbin/kdumpctl", args...); err != nil {
+		const savesNothing = 5 // which some tests mean
+		err := a.show("/bbin/kdumpctl", args...)
+		var exit *exec.ExitError
+		if err != nil && !(args[0] == "status" && errors.As(err, &exit) && exit.ExitCode() == savesNothing) {
 			return fmt.Errorf("kdumpctl %s: %w", strings.Join(args, " "), err)
 		}
 	}

@@ -165,7 +165,7 @@ func testSameSecond(t *testing.T, l *lab) {
 // panic= brings it back, and the first dump is what it was.
 func testWhileBooting(t *testing.T, l *lab) {
 	res := l.run(t, "6.12", setup{crash: rig.Crash{Words: "appliance.crashes=2 appliance.early=1", Limit: 9 * time.Minute}})
-	want(t, res, "Rebooting in 10 seconds")
+	want(t, res, "the capture kernel would panic; want crashkernel=", "Rebooting in 10 seconds")
 	dir := oneDirectory(t, res)
 	checkFiles(t, dir, "vmcore", "vmcore-dmesg.txt", "capture.log", "result.json", "SHA256SUMS")
 	l.verify(t, filepath.Join(dir, "vmcore"))
@@ -227,7 +227,7 @@ func checkAdvice(t *testing.T, dir, enough string) {
 // The capture kernel panics, and panic= brings the machine back.
 func testTooSmall(t *testing.T, l *lab) {
 	res := l.run(t, "6.1", setup{crash: rig.Crash{Reserve: "64M"}})
-	want(t, res, "Rebooting in 10 seconds")
+	want(t, res, "the capture kernel would panic; want crashkernel=", "Rebooting in 10 seconds")
 	if dirs := res.Directories("crash/*"); len(dirs) > 0 {
 		t.Errorf("directories: %q", dirs)
 	}
