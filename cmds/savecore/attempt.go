@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/ukdump/ukdump/internal/modules"
@@ -35,6 +36,7 @@ type attempt struct {
 
 	account *account
 	beat    *watchdog.Beater // tells PID 1 that this attempt moves; nil: nobody asks
+	grace   atomic.Int64     // that beats of moved ask for
 }
 
 func newAttempt(o options, log *logger, out io.Writer) *attempt {
@@ -76,7 +78,7 @@ func (a *attempt) toTarget(ctx context.Context) (status int, err error) {
 		return exitNothing, err
 	}
 	status, err = a.save(ctx)
-	a.beat.Beat(closeGrace)
+	a.patient(closeGrace)
 	if closeErr := a.account.step("close target", a.target.Close); closeErr != nil {
 		a.log.printf("close target: %v", closeErr)
 		err = errors.Join(err, closeErr)
@@ -96,7 +98,7 @@ func (a *attempt) saveWhy(ctx context.Context, why error) error {
 	}
 	a.saveAccount(ctx, exitNothing)
 	a.log.printf("saved only the log of the capture in %s on %s", a.dir, targets.Redacted(a.o.target))
-	a.beat.Beat(closeGrace)
+	a.patient(closeGrace)
 	return a.account.step("close target", a.target.Close)
 }
 
@@ -251,8 +253,7 @@ func (a *attempt) printLog() int {
 
 func (a *attempt) openTarget(ctx context.Context) error {
 	start := time.Now()
-	o := targets.Options{Log: a.log.printf, MountDir: a.o.mountDir, Driver: loadDriver}
-	o.Stall, o.Reconnect = patience(a.o.stallTimeout)
+	o := a.targetOptions()
 	if a.needsNetwork() {
 		if err := a.reach(ctx, "network", a.o.targetTimeout, func(ctx context.Context) error { return a.bringNetwork(ctx, &o) }); err != nil {
 			return err
@@ -269,6 +270,12 @@ func (a *attempt) openTarget(ctx context.Context) error {
 	a.log.printf("target %s ready after %.1f s", targets.Redacted(a.o.target), time.Since(start).Seconds())
 	a.dir = directoryName(a.core, a.uname)
 	return nil
+}
+
+func (a *attempt) targetOptions() targets.Options {
+	o := targets.Options{Log: a.log.printf, MountDir: a.o.mountDir, Driver: loadDriver, Moved: a.moved}
+	o.Stall, o.Reconnect = patience(a.o.stallTimeout)
+	return o
 }
 
 // leastOpen is what is left for a server that answers, when its network has taken
@@ -380,7 +387,7 @@ func (a *attempt) writeFile(ctx context.Context, name string, write func(io.Writ
 	if err != nil {
 		return 0, err
 	}
-	sum := newSum(name, f)
+	sum := newSum(name, a.moving(f))
 	if err := write(sum); err != nil {
 		f.Close() // leaves NAME-incomplete
 		if f.Size() == 0 {

@@ -45,12 +45,13 @@ func (a *attempt) writeCore(ctx context.Context, m *memmap.Map, o dump.Options) 
 		f.Close()
 		return err
 	}
-	a.beat.Beat(commitGrace)
-	if err := f.Commit(); err != nil {
+	a.patient(commitGrace)
+	err = f.Commit()
+	a.patient(0)
+	if err != nil {
 		f.Close() // or it is in the way of the unmount
 		return err
 	}
-	a.beat.Beat(0)
 	a.account.file("vmcore", f.Size())
 	if why := targets.Unconfirmed(f); why != "" {
 		a.log.printf("vmcore is unconfirmed: %s", why)
@@ -93,12 +94,13 @@ func (a *attempt) sumCore(ctx context.Context, f targets.File, wrote time.Durati
 }
 
 func (a *attempt) dumpTo(ctx context.Context, f targets.File, guard *spaceGuard, m *memmap.Map, o dump.Options) (dump.Stats, error) {
-	out, finish, err := a.output(f, m, o.Codec)
+	defer a.patient(0)
+	out, finish, err := a.output(a.moving(f), m, o.Codec)
 	if err != nil {
 		return dump.Stats{}, err
 	}
 	p := newProgress(a.log, a.o.progress, 1<<a.core.PageShift())
-	o.Progress = func(at dump.Progress) { a.beat.Beat(afterBatch(at)); p.at(at); guard.at(at.Written) }
+	o.Progress = func(at dump.Progress) { a.patient(afterBatch(at)); p.at(at); guard.at(at.Written) }
 	ctx, guard.cancel = context.WithCancelCause(ctx)
 	defer guard.cancel(nil)
 	stats, err := dump.Write(ctx, a.core, m, out, o)
