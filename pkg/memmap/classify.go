@@ -17,6 +17,10 @@ type Options struct {
 	Level   Level
 	Workers int // 0: one per online CPU
 
+	// Doubted has Plan give the map for Level though it fails the SelfCheck: for a
+	// dump that has no room for more.
+	Doubted bool
+
 	// Progress, if not nil, is called by the workers after each section of
 	// struct pages, 128 MiB of memory on x86_64.
 	Progress func()
@@ -31,6 +35,10 @@ type Map struct {
 	Counts [NumClasses]uint64 // pages of RAM by class
 	Absent uint64             // pages that Level keeps and the core's file lacks; set by Plan, not in Keep
 	Notes  []string           // what could not be read or believed, one line each, bounded
+
+	// Doubted: by Plan. A map for the level asked for can be made, and fails the
+	// SelfCheck.
+	Doubted bool
 }
 
 // maxNotes bounds Map.Notes: a mem_map destroyed by the crash must not fill
@@ -48,11 +56,7 @@ const chunkPages = 1024
 func Classify(ctx context.Context, core *vmcore.Core, o Options) (*Map, error) {
 	m := Everything(core)
 	m.Level = o.Level
-	layout, err := newPageReader(core.Info(), core.ByteOrder())
-	var model *memModel
-	if err == nil {
-		model, err = newMemModel(core)
-	}
+	s, err := newScan(core, m)
 	switch {
 	case err != nil && o.Level.Filters():
 		return nil, err
@@ -65,8 +69,8 @@ func Classify(ctx context.Context, core *vmcore.Core, o Options) (*Map, error) {
 	if workers <= 0 {
 		workers = runtime.GOMAXPROCS(0)
 	}
-	s := &scan{m: m, core: core, model: model, layout: layout, progress: o.Progress}
-	s.next.Store(uint64(m.firstPFN(core) >> model.sectionBits))
+	s.progress = o.Progress
+	s.next.Store(uint64(m.firstPFN(core) >> s.model.sectionBits))
 	var wg sync.WaitGroup
 	for range workers {
 		wg.Go(func() { s.work(ctx) })
@@ -107,6 +111,19 @@ type scan struct {
 	progress func() // may be nil
 
 	mu sync.Mutex // guards m.Counts and m.Notes
+}
+
+// newScan is for classifying the pages of m. Its error says what is missing for that.
+func newScan(core *vmcore.Core, m *Map) (*scan, error) {
+	layout, err := newPageReader(core.Info(), core.ByteOrder())
+	if err != nil {
+		return nil, err
+	}
+	model, err := newMemModel(core)
+	if err != nil {
+		return nil, err
+	}
+	return &scan{m: m, core: core, model: model, layout: layout}, nil
 }
 
 func (s *scan) work(ctx context.Context) {

@@ -95,6 +95,41 @@ func TestPlanSelfCheck(t *testing.T) {
 	}
 }
 
+// Where the page array is doubted for one page, what it says of broken and ballooned
+// ones still counts: reading them may stop the machine. Unless it says so of everything.
+func TestPlanDoubted(t *testing.T) {
+	text := machine("extreme") + `
+		page 0x1900 16 mapping=1
+		page 0x1a00 2 flags=0x400000 mapping=1
+		page 0x1a02 3 _mapcount=-257
+		page 0x1000 1 mapping=1
+	`
+	m, err := plan(t, text, LevelMax)
+	if err == nil || !m.Doubted || m.Level != LevelZero || m.Keep.Count() != machinePages-5 {
+		t.Errorf("%v, doubted %v, level %d, %d pages", err, m.Doubted, m.Level, m.Keep.Count())
+	}
+	for pfn := uint64(0x1a00); pfn < 0x1a05; pfn++ {
+		if m.Keep.Get(pfn) {
+			t.Errorf("pfn %#x would be read", pfn)
+		}
+	}
+	m, err = Plan(context.Background(), openCore(t, text), Options{Level: LevelMax, Doubted: true})
+	if err == nil || !m.Doubted || m.Level != LevelMax || m.Keep.Count() != machinePages-5-16 || !m.Keep.Get(0x1000) {
+		t.Errorf("believed all the same: %v, doubted %v, level %d, %d pages", err, m.Doubted, m.Level, m.Keep.Count())
+	}
+	for name, lies := range map[string]string{
+		"much is broken":          "page 0x2000 0x1800 flags=0x400000\n",
+		"all of them are broken":  "page 0x1001 1 flags=0x400000\npage 0x1002 1 flags=0x400000\ninfo SYMBOL(prb)=ffffffff81001000\ninfo SYMBOL(log_buf)=ffffffff81002000\n",
+		"the kernel is ballooned": "page 0x1000 2 _mapcount=-257\ninfo SYMBOL(prb)=ffffffff81001000\n",
+	} {
+		m, err := plan(t, text+lies, LevelMax)
+		if err == nil || !strings.Contains(strings.Join(m.Notes, "\n"), "cannot be believed either") {
+			t.Errorf("%s: %v, %q", name, err, m.Notes)
+		}
+		checkEverything(t, name, m)
+	}
+}
+
 // A type that nobody knew when this was written.
 func TestPlanUnknownType(t *testing.T) {
 	const types = "info NUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)=0xf0000000\n"
