@@ -57,11 +57,28 @@ func (a *attempt) writeCore(ctx context.Context, m *memmap.Map, o dump.Options) 
 		a.log.printf("vmcore is unconfirmed: %s", why)
 	}
 	a.log.printf("saved vmcore: %s, %d pages (%d of them zero), checksum and sync %.1f s", mib(uint64(f.Size())), stats.Written, stats.Zero, time.Since(start).Seconds())
-	if stats.Unreadable > 0 {
-		a.log.printf("%d pages could not be read and are left out, the first: %v", stats.Unreadable, stats.Errors[0])
-		a.account.lose("%d pages that could not be read, the first: %v", stats.Unreadable, stats.Errors[0])
-	}
+	a.tellUnreadable(stats)
 	return nil
+}
+
+// tellUnreadable says what a reader of the core finds in the place of pages that could
+// not be read: an ELF file has no word for them.
+func (a *attempt) tellUnreadable(stats dump.Stats) {
+	if stats.Unreadable == 0 {
+		return
+	}
+	become := "are left out"
+	if a.o.format == "elf" {
+		become = "read as zeros"
+	}
+	a.log.printf("%d pages could not be read and %s", stats.Unreadable, become)
+	for _, err := range stats.Errors {
+		a.log.printf("not read: %v", err)
+	}
+	if more := stats.Unreadable - uint64(len(stats.Errors)); more > 0 {
+		a.log.printf("not read: %d more", more)
+	}
+	a.account.lose("%d pages that could not be read and %s, the first: %v", stats.Unreadable, become, stats.Errors[0])
 }
 
 // readBackMargin is for a reading back beyond the time that writing took.

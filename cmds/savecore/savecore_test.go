@@ -201,6 +201,35 @@ func TestSaveOtherFormats(t *testing.T) {
 	}
 }
 
+// Pages that could not be read are told one by one, and what a reader finds there: an ELF
+// file has zeros that look like memory.
+func TestUnreadablePages(t *testing.T) {
+	core := vmcoretest.File(t, machine)
+	info, err := os.Stat(core)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(core, info.Size()-40<<12); err != nil {
+		t.Fatal(err)
+	}
+	for format, become := range map[string]string{"elf": "read as zeros", "kdump": "are left out", "flat": "are left out"} {
+		r := save(t, t.TempDir(), core, "-reserve", "0", "-level", "1", "-format", format)
+		r.want(t, exitSaved)
+		log := r.read(t, "capture.log")
+		for _, want := range []string{"40 pages could not be read and " + become, "not read: read paddr 0x3fd8000: unexpected EOF", "not read: read paddr 0x3ff7000: ", "not read: 8 more"} {
+			if !strings.Contains(log, want) {
+				t.Errorf("%s: capture.log does not say %q:\n%s", format, want, log)
+			}
+		}
+		if n := strings.Count(log, "not read: read paddr "); n != 32 {
+			t.Errorf("%s: %d addresses", format, n)
+		}
+		if want := "40 pages that could not be read and " + become + ", the first: read paddr 0x3fd8000"; !strings.Contains(r.read(t, "result.json"), want) {
+			t.Errorf("%s: result.json does not say %q", format, want)
+		}
+	}
+}
+
 // A second try must not touch what the first one saved.
 func TestSaveTwice(t *testing.T) {
 	core, root := vmcoretest.File(t, machine), t.TempDir()
