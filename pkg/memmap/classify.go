@@ -52,17 +52,22 @@ const chunkPages = 1024
 // if ctx ends or VMCOREINFO lacks what the level needs (the error names the
 // keys): a page, or a section, that cannot be read is kept and counted as
 // [Unknown]. Levels that do not filter lose no more than the knowledge which
-// pages must not be read.
+// pages must not be read, and most keys are not needed for that.
 func Classify(ctx context.Context, core *vmcore.Core, o Options) (*Map, error) {
 	m := Everything(core)
 	m.Level = o.Level
 	s, err := newScan(core, m)
+	if err == nil {
+		err = s.layout.missing
+	}
 	switch {
 	case err != nil && o.Level.Filters():
 		return nil, err
-	case err != nil:
+	case s == nil:
 		m.Notes = append(m.Notes, "broken and offline pages are not known: "+err.Error())
 		return m, ctx.Err()
+	case err != nil:
+		m.Notes = append(m.Notes, "nothing but broken, offline and unaccepted pages is known: "+err.Error())
 	}
 	m.Counts = [NumClasses]uint64{}
 	workers := o.Workers
@@ -113,7 +118,8 @@ type scan struct {
 	mu sync.Mutex // guards m.Counts and m.Notes
 }
 
-// newScan is for classifying the pages of m. Its error says what is missing for that.
+// newScan is for classifying the pages of m, as far as its layout has all that takes.
+// Its error says what is missing for anything.
 func newScan(core *vmcore.Core, m *Map) (*scan, error) {
 	layout, err := newPageReader(core.Info(), core.ByteOrder())
 	if err != nil {
@@ -261,7 +267,7 @@ func (w *worker) page(buf []byte, pfn vmcore.PFN, sec section, vaddr uint64) vmc
 		w.set(pfn, next, l.unlessPoisoned(buf, Free))
 		return next
 	}
-	if c := l.u64(buf, l.compound); c&1 != 0 {
+	if c, tail := l.tail(buf); tail {
 		w.set(pfn, next, l.unlessPoisoned(buf, w.tail(c, vaddr)))
 		return next
 	}
@@ -309,7 +315,7 @@ func (w *worker) tail(word, vaddr uint64) Class {
 		w.note("compound head %#x of struct page %#x: %v", head, vaddr, err)
 		return Unknown
 	}
-	if w.layout.u64(w.headBuf, w.layout.compound)&1 != 0 || !w.layout.isHead(w.headBuf) {
+	if _, tail := w.layout.tail(w.headBuf); tail || !w.layout.isHead(w.headBuf) {
 		w.note("struct page %#x: its compound head %#x is none", vaddr, head)
 		return Unknown
 	}
@@ -323,6 +329,7 @@ func (w *worker) set(start, end vmcore.PFN, c Class) {
 	if end <= start {
 		return
 	}
+	c = w.layout.told(c)
 	if end == start+1 {
 		if !w.m.Ram.Get(uint64(start)) {
 			return
