@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/ukdump/ukdump/internal/modules"
@@ -35,6 +36,7 @@ type attempt struct {
 
 	account *account
 	beat    *watchdog.Beater // tells PID 1 that this attempt moves; nil: nobody asks
+	grace   atomic.Int64     // that beats of moved ask for
 }
 
 func newAttempt(o options, log *logger, out io.Writer) *attempt {
@@ -76,7 +78,7 @@ func (a *attempt) toTarget(ctx context.Context) (status int, err error) {
 		return exitNothing, err
 	}
 	status, err = a.save(ctx)
-	a.beat.Beat(closeGrace)
+	a.patient(closeGrace)
 	if closeErr := a.account.step("close target", a.target.Close); closeErr != nil {
 		a.log.printf("close target: %v", closeErr)
 		err = errors.Join(err, closeErr)
@@ -96,7 +98,7 @@ func (a *attempt) saveWhy(ctx context.Context, why error) error {
 	}
 	a.saveAccount(ctx, exitNothing)
 	a.log.printf("saved only the log of the capture in %s on %s", a.dir, targets.Redacted(a.o.target))
-	a.beat.Beat(closeGrace)
+	a.patient(closeGrace)
 	return a.account.step("close target", a.target.Close)
 }
 
@@ -251,8 +253,7 @@ func (a *attempt) printLog() int {
 
 func (a *attempt) openTarget(ctx context.Context) error {
 	start := time.Now()
-	o := targets.Options{Log: a.log.printf, MountDir: a.o.mountDir, Driver: loadDriver}
-	o.Stall, o.Reconnect = patience(a.o.stallTimeout)
+	o := a.targetOptions()
 	if a.needsNetwork() {
 		if err := a.reach(ctx, "network", a.o.targetTimeout, func(ctx context.Context) error { return a.bringNetwork(ctx, &o) }); err != nil {
 			return err
@@ -269,6 +270,12 @@ func (a *attempt) openTarget(ctx context.Context) error {
 	a.log.printf("target %s ready after %.1f s", targets.Redacted(a.o.target), time.Since(start).Seconds())
 	a.dir = directoryName(a.core, a.uname)
 	return nil
+}
+
+func (a *attempt) targetOptions() targets.Options {
+	o := targets.Options{Log: a.log.printf, MountDir: a.o.mountDir, Driver: loadDriver, Moved: a.moved}
+	o.Stall, o.Reconnect = patience(a.o.stallTimeout)
+	return o
 }
 
 // leastOpen is what is left for a server that answers, when its network has taken
@@ -380,7 +387,7 @@ func (a *attempt) writeFile(ctx context.Context, name string, write func(io.Writ
 	if err != nil {
 		return 0, err
 	}
-	sum := newSum(name, f)
+	sum := newSum(name, a.moving(f))
 	if err := write(sum); err != nil {
 		f.Close() // leaves NAME-incomplete
 		if f.Size() == 0 {
@@ -405,56 +412,67 @@ func (a *attempt) saveCore(ctx context.Context) error {
 		a.log.printf("degraded: the crashed kernel left no VMCOREINFO: every page, in an ELF core")
 		a.account.lose("nothing, but without VMCOREINFO the core is an unfiltered ELF file")
 		a.o.format, a.o.compress = "elf", kdumpfile.None.String()
-		_, err := a.saveCoreAt(ctx, a.o.level)
+		_, err := a.saveCoreAt(ctx, a.o.level, false)
 		if a.o = asked; !errors.Is(err, targets.ErrNoSpace) {
 			return err
 		}
 		a.log.printf("degraded: %v; compressed instead", err)
 	}
-	used, err := a.saveCoreAt(ctx, a.o.level)
-	// Where the level used is not the one asked for, the page array is of no
-	// use, and so it is to a stricter level.
-	filter := used == a.o.level && (used|memmap.LevelZero) != memmap.LevelMax
-	if !filter || !errors.Is(err, targets.ErrNoSpace) {
+	used, err := a.saveCoreAt(ctx, a.o.level, false)
+	if used.level == a.o.level && (used.level|memmap.LevelZero) != memmap.LevelMax && errors.Is(err, targets.ErrNoSpace) {
+		a.log.printf("degraded: dump level %d does not fit (%v); trying level %d", used.level, err, memmap.LevelMax)
+		a.account.lose("what dump level %d leaves out: level %d does not fit", memmap.LevelMax, used.level)
+		used, err = a.saveCoreAt(ctx, memmap.LevelMax, false)
+	}
+	if !used.doubted || !errors.Is(err, targets.ErrNoSpace) {
 		return err
 	}
-	a.log.printf("degraded: dump level %d does not fit (%v); trying level %d", used, err, memmap.LevelMax)
-	a.account.lose("what dump level %d leaves out: level %d does not fit", memmap.LevelMax, used)
-	_, err = a.saveCoreAt(ctx, memmap.LevelMax)
+	a.log.printf("degraded: every page does not fit (%v); trying level %d by the page array that is in doubt", err, memmap.LevelMax)
+	a.account.lose("pages that level %d keeps, perhaps: the page array is in doubt, and every page does not fit", memmap.LevelMax)
+	_, err = a.saveCoreAt(ctx, memmap.LevelMax, true)
 	return err
 }
 
-// saveCoreAt makes one try and gives the level really used, which is weaker if
-// the kernel's own page array cannot be read or believed.
-func (a *attempt) saveCoreAt(ctx context.Context, level memmap.Level) (used memmap.Level, err error) {
+// filter is what a map left out in truth.
+type filter struct {
+	level   memmap.Level // weaker than asked for if the kernel's own page array cannot be read or believed
+	doubted bool         // the page array can be read, and is not believed
+}
+
+// saveCoreAt makes one try and gives the filter really used. doubted believes the page
+// array whatever it says.
+func (a *attempt) saveCoreAt(ctx context.Context, level memmap.Level, doubted bool) (used filter, err error) {
 	start := time.Now()
-	m := a.classify(ctx, level)
+	m := a.classify(ctx, level, doubted)
+	used = filter{m.Level, m.Doubted}
 	if err := ctx.Err(); err != nil {
-		return m.Level, err
+		return used, err
 	}
 	a.log.printf("classified %d pages in %.1f s: level %d keeps %d", m.Ram.Count(), time.Since(start).Seconds(), m.Level, m.Keep.Count())
 	a.log.printf("pages: %s", m.CountsLine())
 	codec, codecLevel, err := dump.ParseCompress(a.o.compress)
 	if err != nil {
-		return m.Level, err
+		return used, err
 	}
 	do := dump.Options{Codec: codec, Level: codecLevel, Workers: a.o.workers}
 	if err := a.checkSpace(ctx, m, do); err != nil {
-		return m.Level, err
+		return used, err
 	}
-	return m.Level, a.writeCore(ctx, m, do)
+	return used, a.writeCore(ctx, m, do)
 }
 
 // classify makes the map for level; where the kernel's data does not allow it,
 // for the weaker level that always works.
-func (a *attempt) classify(ctx context.Context, level memmap.Level) *memmap.Map {
-	m, err := memmap.Plan(ctx, a.core, memmap.Options{Level: level, Workers: a.o.workers, Progress: func() { a.beat.Beat(0) }})
+func (a *attempt) classify(ctx context.Context, level memmap.Level, doubted bool) *memmap.Map {
+	m, err := memmap.Plan(ctx, a.core, memmap.Options{Level: level, Doubted: doubted, Workers: a.o.workers, Progress: func() { a.beat.Beat(0) }})
 	for _, n := range m.Notes {
 		a.log.printf("memory map: %s", n)
 	}
 	if err != nil && ctx.Err() == nil {
 		a.log.printf("degraded: %v", err)
-		a.account.lose("nothing, but %v", err)
+		if !doubted { // else it is told already what that costs
+			a.account.lose("nothing, but %v", err)
+		}
 	}
 	if m.Absent > 0 {
 		a.log.printf("%d pages were left out of the core before", m.Absent)

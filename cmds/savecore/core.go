@@ -48,21 +48,39 @@ func (a *attempt) fillCore(ctx context.Context, f targets.File, m *memmap.Map, o
 	if err := a.sumCore(ctx, f, start.Sub(began)); err != nil {
 		return err
 	}
-	a.beat.Beat(commitGrace + targets.SyncTime(f))
-	if err := f.Commit(); err != nil {
+	a.patient(commitGrace + targets.SyncTime(f))
+	err = f.Commit()
+	a.patient(0)
+	if err != nil {
 		return err
 	}
-	a.beat.Beat(0)
 	a.account.file("vmcore", f.Size())
 	if why := targets.Unconfirmed(f); why != "" {
 		a.log.printf("vmcore is unconfirmed: %s", why)
 	}
 	a.log.printf("saved vmcore: %s, %d pages (%d of them zero), checksum and sync %.1f s", mib(uint64(f.Size())), stats.Written, stats.Zero, time.Since(start).Seconds())
-	if stats.Unreadable > 0 {
-		a.log.printf("%d pages could not be read and are left out, the first: %v", stats.Unreadable, stats.Errors[0])
-		a.account.lose("%d pages that could not be read, the first: %v", stats.Unreadable, stats.Errors[0])
-	}
+	a.tellUnreadable(stats)
 	return nil
+}
+
+// tellUnreadable says what a reader of the core finds in the place of pages that could
+// not be read: an ELF file has no word for them.
+func (a *attempt) tellUnreadable(stats dump.Stats) {
+	if stats.Unreadable == 0 {
+		return
+	}
+	become := "are left out"
+	if a.o.format == "elf" {
+		become = "read as zeros"
+	}
+	a.log.printf("%d pages could not be read and %s", stats.Unreadable, become)
+	for _, err := range stats.Errors {
+		a.log.printf("not read: %v", err)
+	}
+	if more := stats.Unreadable - uint64(len(stats.Errors)); more > 0 {
+		a.log.printf("not read: %d more", more)
+	}
+	a.account.lose("%d pages that could not be read and %s, the first: %v", stats.Unreadable, become, stats.Errors[0])
 }
 
 // readBackMargin is for a reading back beyond the time that writing took.
@@ -96,12 +114,13 @@ func (a *attempt) sumCore(ctx context.Context, f targets.File, wrote time.Durati
 }
 
 func (a *attempt) dumpTo(ctx context.Context, f targets.File, guard *spaceGuard, m *memmap.Map, o dump.Options) (dump.Stats, error) {
-	out, finish, err := a.output(f, m, o.Codec)
+	defer a.patient(0)
+	out, finish, err := a.output(a.moving(f), m, o.Codec)
 	if err != nil {
 		return dump.Stats{}, err
 	}
 	p := newProgress(a.log, a.o.progress, 1<<a.core.PageShift())
-	o.Progress = func(at dump.Progress) { a.beat.Beat(afterBatch(at)); p.at(at); guard.at(at.Written) }
+	o.Progress = func(at dump.Progress) { a.patient(afterBatch(at)); p.at(at); guard.at(at.Written) }
 	ctx, guard.cancel = context.WithCancelCause(ctx)
 	defer guard.cancel(nil)
 	stats, err := dump.Write(ctx, a.core, m, out, o)

@@ -201,6 +201,35 @@ func TestSaveOtherFormats(t *testing.T) {
 	}
 }
 
+// Pages that could not be read are told one by one, and what a reader finds there: an ELF
+// file has zeros that look like memory.
+func TestUnreadablePages(t *testing.T) {
+	core := vmcoretest.File(t, machine)
+	info, err := os.Stat(core)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(core, info.Size()-40<<12); err != nil {
+		t.Fatal(err)
+	}
+	for format, become := range map[string]string{"elf": "read as zeros", "kdump": "are left out", "flat": "are left out"} {
+		r := save(t, t.TempDir(), core, "-reserve", "0", "-level", "1", "-format", format)
+		r.want(t, exitSaved)
+		log := r.read(t, "capture.log")
+		for _, want := range []string{"40 pages could not be read and " + become, "not read: read paddr 0x3fd8000: unexpected EOF", "not read: read paddr 0x3ff7000: ", "not read: 8 more"} {
+			if !strings.Contains(log, want) {
+				t.Errorf("%s: capture.log does not say %q:\n%s", format, want, log)
+			}
+		}
+		if n := strings.Count(log, "not read: read paddr "); n != 32 {
+			t.Errorf("%s: %d addresses", format, n)
+		}
+		if want := "40 pages that could not be read and " + become + ", the first: read paddr 0x3fd8000"; !strings.Contains(r.read(t, "result.json"), want) {
+			t.Errorf("%s: result.json does not say %q", format, want)
+		}
+	}
+}
+
 // A second try must not touch what the first one saved.
 func TestSaveTwice(t *testing.T) {
 	core, root := vmcoretest.File(t, machine), t.TempDir()
@@ -326,9 +355,10 @@ func TestSpaceLadder(t *testing.T) {
 		{"level 23 does not fit", machine, []string{"-level", "23"}, exitSaved, []string{"degraded: dump level 23 does not fit"}},
 		{"level 31 does not fit", unmarked(), nil, exitLogOnly, []string{"core not saved: about", "saved only the kernel log"}},
 		{"no level fits", unmarked(), []string{"-level", "1"}, exitLogOnly, []string{"trying level 31", "saved only the kernel log"}},
-		{"level 0, unbelievable", broken(), []string{"-level", "0"}, exitLogOnly, []string{"saved only the kernel log"}},
-		{"level 1, unbelievable", broken(), []string{"-level", "1"}, exitLogOnly, []string{"saved only the kernel log"}},
-		{"level 31, unbelievable", broken(), nil, exitLogOnly, []string{"every page is kept", "saved only the kernel log"}},
+		{"level 0, unbelievable", broken(), []string{"-level", "0"}, exitSaved, []string{"trying level 31 by the page array that is in doubt", "level 31 keeps 8192"}},
+		{"level 1, unbelievable", broken(), []string{"-level", "1"}, exitSaved, []string{"trying level 31 by the page array that is in doubt", "level 31 keeps 8192"}},
+		{"level 31, unbelievable", broken(), nil, exitSaved, []string{"every page is kept", "trying level 31 by the page array that is in doubt", "level 31 keeps 8192"}},
+		{"level 31, unbelievable and too large", unmarked() + "\npage 0x1000 1 mapping=1\n", nil, exitLogOnly, []string{"page array that is in doubt", "saved only the kernel log"}},
 		{"no page array, level 1", machine + "noinfo SIZE(page)", []string{"-level", "1"}, exitLogOnly, []string{"SIZE(page)"}},
 		{"estimate is wrong", sparse(), []string{"-level", "0"}, exitSaved, []string{"free after", "degraded: dump level 0 does not fit"}},
 		{"estimate is wrong, no reserve", sparse(), []string{"-level", "0", "-reserve", "0"}, exitSaved, []string{"degraded: dump level 0 does not fit"}},
@@ -344,6 +374,9 @@ func TestSpaceLadder(t *testing.T) {
 				files = append(files, "vmcore")
 			}
 			r.files(t, files...)
+			if lost := strings.Contains(r.read(t, "result.json"), "the page array is in doubt, and every page does not fit"); lost != strings.Contains(r.out, "by the page array that is in doubt") {
+				t.Errorf("result.json tells of the doubted page array: %v", lost)
+			}
 			if strings.Contains(r.out, "degraded") && !strings.Contains(r.read(t, "capture.log"), "degraded") {
 				t.Error("capture.log does not tell")
 			}

@@ -44,11 +44,11 @@ type Progress struct {
 
 // Stats is what became of the pages.
 type Stats struct {
-	Written    uint64 // pages in the dump
-	Zero       uint64 // those of them that are zeros, which share one page of data
-	Unreadable uint64 // pages that could not be read, left out
-	Errors     []error
-	Bytes      uint64 // of compressed pages
+	Written    uint64  // pages in the dump
+	Zero       uint64  // those of them that are zeros, which share one page of data
+	Unreadable uint64  // pages that could not be read and were not given to the output
+	Errors     []error // of the first of them
+	Bytes      uint64  // of compressed pages
 }
 
 // maxErrors bounds Stats.Errors.

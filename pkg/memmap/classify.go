@@ -17,6 +17,10 @@ type Options struct {
 	Level   Level
 	Workers int // 0: one per online CPU
 
+	// Doubted has Plan give the map for Level though it fails the SelfCheck: for a
+	// dump that has no room for more.
+	Doubted bool
+
 	// Progress, if not nil, is called by the workers after each section of
 	// struct pages, 128 MiB of memory on x86_64.
 	Progress func()
@@ -31,6 +35,10 @@ type Map struct {
 	Counts [NumClasses]uint64 // pages of RAM by class
 	Absent uint64             // pages that Level keeps and the core's file lacks; set by Plan, not in Keep
 	Notes  []string           // what could not be read or believed, one line each, bounded
+
+	// Doubted: by Plan. A map for the level asked for can be made, and fails the
+	// SelfCheck.
+	Doubted bool
 }
 
 // maxNotes bounds Map.Notes: a mem_map destroyed by the crash must not fill
@@ -44,29 +52,30 @@ const chunkPages = 1024
 // if ctx ends or VMCOREINFO lacks what the level needs (the error names the
 // keys): a page, or a section, that cannot be read is kept and counted as
 // [Unknown]. Levels that do not filter lose no more than the knowledge which
-// pages must not be read.
+// pages must not be read, and most keys are not needed for that.
 func Classify(ctx context.Context, core *vmcore.Core, o Options) (*Map, error) {
 	m := Everything(core)
 	m.Level = o.Level
-	layout, err := newPageReader(core.Info(), core.ByteOrder())
-	var model *memModel
+	s, err := newScan(core, m)
 	if err == nil {
-		model, err = newMemModel(core)
+		err = s.layout.missing
 	}
 	switch {
 	case err != nil && o.Level.Filters():
 		return nil, err
-	case err != nil:
+	case s == nil:
 		m.Notes = append(m.Notes, "broken and offline pages are not known: "+err.Error())
 		return m, ctx.Err()
+	case err != nil:
+		m.Notes = append(m.Notes, "nothing but broken, offline and unaccepted pages is known: "+err.Error())
 	}
 	m.Counts = [NumClasses]uint64{}
 	workers := o.Workers
 	if workers <= 0 {
 		workers = runtime.GOMAXPROCS(0)
 	}
-	s := &scan{m: m, core: core, model: model, layout: layout, progress: o.Progress}
-	s.next.Store(uint64(m.firstPFN(core) >> model.sectionBits))
+	s.progress = o.Progress
+	s.next.Store(uint64(m.firstPFN(core) >> s.model.sectionBits))
 	var wg sync.WaitGroup
 	for range workers {
 		wg.Go(func() { s.work(ctx) })
@@ -107,6 +116,20 @@ type scan struct {
 	progress func() // may be nil
 
 	mu sync.Mutex // guards m.Counts and m.Notes
+}
+
+// newScan is for classifying the pages of m, as far as its layout has all that takes.
+// Its error says what is missing for anything.
+func newScan(core *vmcore.Core, m *Map) (*scan, error) {
+	layout, err := newPageReader(core.Info(), core.ByteOrder())
+	if err != nil {
+		return nil, err
+	}
+	model, err := newMemModel(core)
+	if err != nil {
+		return nil, err
+	}
+	return &scan{m: m, core: core, model: model, layout: layout}, nil
 }
 
 func (s *scan) work(ctx context.Context) {
@@ -244,7 +267,7 @@ func (w *worker) page(buf []byte, pfn vmcore.PFN, sec section, vaddr uint64) vmc
 		w.set(pfn, next, l.unlessPoisoned(buf, Free))
 		return next
 	}
-	if c := l.u64(buf, l.compound); c&1 != 0 {
+	if c, tail := l.tail(buf); tail {
 		w.set(pfn, next, l.unlessPoisoned(buf, w.tail(c, vaddr)))
 		return next
 	}
@@ -292,7 +315,7 @@ func (w *worker) tail(word, vaddr uint64) Class {
 		w.note("compound head %#x of struct page %#x: %v", head, vaddr, err)
 		return Unknown
 	}
-	if w.layout.u64(w.headBuf, w.layout.compound)&1 != 0 || !w.layout.isHead(w.headBuf) {
+	if _, tail := w.layout.tail(w.headBuf); tail || !w.layout.isHead(w.headBuf) {
 		w.note("struct page %#x: its compound head %#x is none", vaddr, head)
 		return Unknown
 	}
@@ -306,6 +329,7 @@ func (w *worker) set(start, end vmcore.PFN, c Class) {
 	if end <= start {
 		return
 	}
+	c = w.layout.told(c)
 	if end == start+1 {
 		if !w.m.Ram.Get(uint64(start)) {
 			return

@@ -21,7 +21,10 @@ type pageTypes struct {
 }
 
 func newPageTypes(info *vmcoreinfo.Info) pageTypes {
-	buddy, _ := info.Number("PAGE_BUDDY_MAPCOUNT_VALUE")
+	buddy, ok := info.Number("PAGE_BUDDY_MAPCOUNT_VALUE")
+	if !ok { // another type has the same form
+		buddy, _ = info.Number("PAGE_OFFLINE_MAPCOUNT_VALUE")
+	}
 	t := pageTypes{values: uint32(buddy)&0x00ffffff == 0, least: -128, byBits: map[uint32]Class{}}
 	// Types that exist but that no level leaves out; include/linux/page-flags.h.
 	known := []uint32{0x200, 0x400, 0x1000, 0x2000} // table, guard, slab, zsmalloc

@@ -56,7 +56,7 @@ func TestPageTypes(t *testing.T) {
 // Fields of typed pages overlay mapping and flags: the type decides alone
 // (slab looked anonymous to filters from Linux 6.2 on).
 func TestTypeDecidesAlone(t *testing.T) {
-	p := &pageReader{order: binary.LittleEndian, size: 64, mapping: 24, private: 40, mapcount: 48, compound: 8,
+	p := &pageReader{hasTypes: true, order: binary.LittleEndian, size: 64, mapping: 24, private: 40, mapcount: 48, compound: 8,
 		lru: 1 << 5, hasPrivate: 1 << 14, swapcache: 1 << 10, swapbacked: 1 << 17, slab: 1 << 9,
 		types: newPageTypes(vmcoreinfo.Parse([]byte("NUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)=-268435456\n")))}
 	page := func(flags, mapping uint64, mapcount uint32) []byte {

@@ -256,8 +256,14 @@ type hidden struct{ error }
 
 func (hidden) Error() string         { return "" }
 func (h hidden) Unwrap() error       { return h.error }
-func (t *ftpTarget) progress()       { t.good.Store(time.Now().UnixNano()) }
+func (t *ftpTarget) answered()       { t.good.Store(time.Now().UnixNano()) }
 func (t *ftpTarget) last() time.Time { return time.Unix(0, t.good.Load()) }
+
+// progress is for bytes of a file that were not there before.
+func (t *ftpTarget) progress() {
+	t.answered()
+	t.opts.moved()
+}
 
 // give is the end of take. One connection is kept for the next.
 func (t *ftpTarget) give(c *ftp.Conn) {
@@ -340,7 +346,7 @@ func (t *ftpTarget) again(ctx context.Context, try func(soon context.Context) (*
 		c, err := try(soon)
 		cancel()
 		if err == nil {
-			t.progress()
+			t.answered()
 			return nil
 		}
 		if err := ctx.Err(); err != nil {

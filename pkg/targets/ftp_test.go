@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -330,6 +331,39 @@ func TestFTPSizes(t *testing.T) {
 	}
 }
 
+// What a server takes within one call of a file is told while it does: a gap that is
+// filled with zeros, and the bytes that wait when a file is committed.
+func TestMoved(t *testing.T) {
+	t.Parallel()
+	const gap = 48 << 20
+	ftp, ssh := newFTPD(t, "vsftpd"), newSSHD(t)
+	for name, open := range map[string]func(targets.Options) targets.Target{
+		"ftp":  func(o targets.Options) targets.Target { return openWith(t, t.Context(), ftp.url("crash"), o) },
+		"sftp": func(o targets.Options) targets.Target { return ssh.open(t, ssh.url("crash"), o) },
+	} {
+		var moved atomic.Int64
+		tg := open(targets.Options{Log: t.Logf, Moved: func() { moved.Add(1) }})
+		defer tg.Close()
+		f, err := tg.Create(t.Context(), "vmcore")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.(io.WriterAt).WriteAt([]byte{1}, gap); err != nil {
+			t.Fatal(err)
+		}
+		if n := moved.Load(); name == "ftp" && n < gap>>20 {
+			t.Errorf("%s: told %d times within a call that sent %d MiB", name, n, gap>>20)
+		}
+		before := moved.Load()
+		if err := f.Commit(); err != nil {
+			t.Fatal(err)
+		}
+		if moved.Load() == before {
+			t.Errorf("%s: not told of what a commit sends", name)
+		}
+	}
+}
+
 // A server whose program hangs: what it does not take is noticed, and so is
 // that it does not answer, be it in the middle of a file or behind its last byte,
 // when all of it waits in sockets.
@@ -340,7 +374,8 @@ func TestFTPServerStopped(t *testing.T) {
 			t.Parallel()
 			s := newFTPD(t, "vsftpd")
 			const stall, reconnect = time.Second, 2 * time.Second
-			tg := openWith(t, t.Context(), s.url("crash"), targets.Options{Log: t.Logf, Stall: stall, Reconnect: reconnect})
+			var moved atomic.Int64
+			tg := openWith(t, t.Context(), s.url("crash"), targets.Options{Log: t.Logf, Stall: stall, Reconnect: reconnect, Moved: func() { moved.Add(1) }})
 			defer tg.Close()
 			f, err := tg.Create(t.Context(), "vmcore")
 			if err != nil {
@@ -369,6 +404,9 @@ func TestFTPServerStopped(t *testing.T) {
 			var e *targets.Error
 			if !errors.As(err, &e) || !e.Temporary {
 				t.Errorf("%v: want a temporary error", err)
+			}
+			if n := moved.Load(); n > 80 { // 20 MiB: more than two sockets hold
+				t.Errorf("told %d times that it has taken something", n)
 			}
 			if took := time.Since(start); took < stall/2 || took > 2*stall+reconnect+20*time.Second {
 				t.Errorf("took %v", took)

@@ -270,6 +270,7 @@ func (f *sftpFile) send(s *sftpSession, worker int, c *chunk) error {
 		return f.t.diagnose(s, path.Dir(f.final()), err)
 	}
 	f.t.progress()
+	f.t.opts.moved()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.acked = max(f.acked, c.end())

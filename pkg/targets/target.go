@@ -86,6 +86,11 @@ type Options struct {
 	// Dial connects to servers. nil: a net.Dialer.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 
+	// Moved, if not nil, is called, by any goroutine, when a server of sftp:// or
+	// ftp:// has taken bytes that it did not have, or given some back: a call of
+	// a File may take long for many of them. What is sent again does not count.
+	Moved func()
+
 	// Stall is how long a server may do nothing before its connection is given
 	// up. 0: 30 s. It bounds the lack of progress, not a transfer.
 	Stall time.Duration
@@ -106,6 +111,12 @@ func (o Options) reconnect() time.Duration { return cmp.Or(o.Reconnect, defaultR
 func (o Options) logf(format string, a ...any) {
 	if o.Log != nil {
 		o.Log(format, a...)
+	}
+}
+
+func (o Options) moved() {
+	if o.Moved != nil {
+		o.Moved()
 	}
 }
 

@@ -34,3 +34,16 @@ func (c *Core) RefuseMapping(off int64) (largest *int) {
 	}
 	return largest
 }
+
+// FaultAt makes later mappings fault in [start, end) of the file, each time one more range.
+func (c *Core) FaultAt(start, end int64) {
+	mmap := c.src.mmap
+	c.src.mmap = func(fd int, offset int64, length, prot, flags int) ([]byte, error) {
+		data, err := mmap(fd, offset, length, prot, flags)
+		from, to := max(start-offset, 0), min(end-offset, int64(len(data)))
+		if err == nil && from < to {
+			err = unix.Mprotect(data[from:to], unix.PROT_NONE)
+		}
+		return data, err
+	}
+}

@@ -65,7 +65,7 @@ func (r *Reader) Close() error {
 // *[ReadError] that names the first address not read.
 func (r *Reader) ReadPhys(p []byte, paddr uint64) error { return r.readPhys(p, paddr, false) }
 
-// readPhys reads through a window, or, if direct and possible, past it.
+// readPhys reads through a window, or, if direct and the file is not one to map, past it.
 func (r *Reader) readPhys(p []byte, paddr uint64, direct bool) error {
 	if r.pages != nil {
 		return r.readPages(p, paddr)
@@ -128,7 +128,7 @@ func (r *Reader) readFull(p []byte, off int64) error {
 // readFile fills p from the file and says how much of it is good. limit is
 // what there is of the extent.
 func (r *Reader) readFile(p []byte, off int64, limit span, direct bool) (int, error) {
-	if direct && !r.c.src.oldMem {
+	if direct && !r.c.src.mapped {
 		return r.c.src.pread(p, off)
 	}
 	for done := 0; done < len(p); {
@@ -175,16 +175,17 @@ func (r *Reader) readSome(p []byte, off int64, limit span) (int, error) {
 	return n, nil
 }
 
-// copyPages copies page by page, so that a bad one does not cost the others.
+// copyPages copies page by page, so that a bad one does not cost the others. It is not
+// read another way: in read(2) of /proc/vmcore the kernel itself touches it, and not
+// every architecture recovers from that (copy_oldmem_page() in
+// arch/arm64/kernel/crash_dump.c).
 func (r *Reader) copyPages(p, from []byte, off int64) (int, error) {
 	for done := 0; done < len(p); {
 		at := off + int64(done)
 		n := min(len(p)-done, int(r.c.src.page-at%r.c.src.page))
 		if !copyMapped(p[done:done+n], from[done:]) {
 			r.c.faults.Add(1)
-			if good, err := r.c.src.pread(p[done:done+n], at); err != nil {
-				return done + good, err
-			}
+			return done, ErrFault
 		}
 		done += n
 	}

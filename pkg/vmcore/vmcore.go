@@ -48,8 +48,8 @@ const (
 	ErrExcluded Error = "page was left out of the core"
 	// ErrNotRAM is the cause where the core knows of no memory at the address.
 	ErrNotRAM Error = "not in any memory segment of the core"
-	// ErrFault is the cause where mapped memory gave an error and there is no
-	// other way to read it.
+	// ErrFault is the cause where mapped memory gave an error: there is no safe way
+	// to read it.
 	ErrFault Error = "memory fault"
 	// ErrNotMapped is the cause where a page table has no entry for a vaddr.
 	ErrNotMapped Error = "not mapped by the kernel page table"
@@ -212,7 +212,7 @@ func (c *Core) MaxPFN() PFN {
 func (c *Core) Skipped() []string { return slices.Clone(c.skipped.lines) }
 
 // Faults counts the mapped pages of which the hardware or the file system would
-// give nothing (SIGBUS) and that were then read with pread, well or not.
+// give nothing (SIGBUS). They count as not readable.
 func (c *Core) Faults() uint64 { return c.faults.Load() }
 
 // ramAround gives the physical addresses of the range that holds paddr.

@@ -297,12 +297,40 @@ func TestFileCutOffWhileMapped(t *testing.T) {
 	}
 	for _, read := range []func([]byte, uint64) error{r.ReadPhys, c.ReadPhys} {
 		wantPattern(t, read, 0x10000, 0x100000, 0x100000)
-		wantReadError(t, read(make([]byte, 0x20000), 0x100000), io.ErrUnexpectedEOF, 0x110000)
-		wantReadError(t, read(make([]byte, 16), 0x1ff008), io.ErrUnexpectedEOF, 0x1ff008)
+		wantReadError(t, read(make([]byte, 0x20000), 0x100000), vmcore.ErrFault, 0x110000)
+		wantReadError(t, read(make([]byte, 16), 0x1ff008), vmcore.ErrFault, 0x1ff008)
 	}
 	if c.Faults() == 0 {
 		t.Error("no fault was counted")
 	}
+}
+
+// What a mapping faults on must not be read by the kernel, which would stop where the
+// architecture does not recover: neither data nor page tables. Here read(2) would work.
+func TestFaultIsNotReadAgain(t *testing.T) {
+	const image, offset = 0x1000000, 0x10000 // its second half has the page tables
+	c, err := vmcore.OpenMapped(vmcoretest.File(t, `kernel 0x1000000 4M
+		load 0 64M offset=0x10000
+		pattern 0x2000000 32M
+		map 0xffffea0000000000 2M 0x2000000`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	before := c.NewReader()
+	defer before.Close()
+	wantPattern(t, before.ReadVirt, 4096, 0xffffea0000000000, 0x2000000)
+	c.FaultAt(offset+image+2<<20, offset+image+4<<20)
+	c.FaultAt(offset+0x2103000, offset+0x2104000)
+	r := c.NewReader()
+	defer r.Close()
+	wantReadError(t, r.ReadPhys(make([]byte, 3*4096), 0x2102000), vmcore.ErrFault, 0x2103000)
+	wantPattern(t, r.ReadPhys, 4096, 0x2104000, 0x2104000)
+	if err := r.ReadVirt(make([]byte, 8), 0xffffea0000000000); !errors.Is(err, vmcore.ErrFault) {
+		t.Errorf("page tables that fault: %v", err)
+	}
+	r.GiveUpMapping()
+	wantPattern(t, r.ReadPhys, 4096, 0x3103000, 0x3103000) // the kernel said no and touched nothing
 }
 
 // The kernel refuses a whole window for one page in it.
