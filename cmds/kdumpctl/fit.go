@@ -52,9 +52,17 @@ func leastToUnpack(runSize, compressed, unpacked int64) int64 {
 	return runSize + runSize/6 + compressed + unpacked
 }
 
+// Of all that a capture takes after that, what grows with the machine is known: savecore
+// has two bits for each page of ram bytes.
+const (
+	pageBits = 2
+	pageSize = 4096
+	working  = 8 << 20 // and this at least, beside them
+)
+
 // room compares the reservation with what the capture kernel takes before its init
-// runs. What a capture takes beyond that is not known before.
-func (p *plan) room(reserved uint64, runSize, unpacked int64) {
+// runs, and after it on a machine with much memory.
+func (p *plan) room(reserved, ram uint64, runSize, unpacked int64) {
 	st, err := p.initrd.Stat()
 	if err != nil || runSize == 0 {
 		return
@@ -64,6 +72,12 @@ func (p *plan) room(reserved uint64, runSize, unpacked int64) {
 	if int64(reserved) < need {
 		p.lost("%s are reserved, and %s takes %s to be unpacked: the capture kernel would panic; want crashkernel=%dM or more",
 			mib(reserved), p.initrd.Name(), mib(uint64(need)), kexec.RoundUp(need+spare)>>20)
+		return
+	}
+	bitmaps := int64(ram / pageSize * pageBits / 8)
+	if bitmaps > working && int64(reserved) < need+working+bitmaps {
+		p.warn("%s are reserved, and a machine with %s of memory takes %s more than a small one: only the kernel log may be saved; want crashkernel=%dM or more",
+			mib(reserved), mib(ram), mib(uint64(bitmaps)), kexec.RoundUp(need+bitmaps+spare)>>20)
 	}
 }
 

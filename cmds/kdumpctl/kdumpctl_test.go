@@ -433,6 +433,20 @@ func TestLoadIntoTooLittle(t *testing.T) {
 	m.tells(t, "", exitOK)
 }
 
+// Where there is much memory, savecore's bitmaps are too much for a size that is enough
+// elsewhere.
+func TestLoadWithMuchMemory(t *testing.T) {
+	m := newMachine(t)
+	m.write(t, "/boot/capture.cpio.zst", image("target = raw:///dev/sda1\n"))
+	m.reserved = 96 << 20
+	const crash = "77000000-7cffffff : Crash kernel\n"
+	m.write(t, "/proc/iomem", crash+"100000000-40ffffffff : System RAM\n") // 256 GiB
+	m.tells(t, "", exitOK)
+	m.write(t, "/proc/iomem", crash+"100000000-100ffffffff : System RAM\n") // 1 TiB
+	m.tells(t, "", exitOK, "96 MiB are reserved, and a machine with 1048576 MiB of memory takes 64 MiB more than a small one: "+
+		"only the kernel log may be saved; want crashkernel=144M or more")
+}
+
 func TestFailedLoadLeavesNothing(t *testing.T) {
 	m := newMachine(t)
 	if code, _, stderr := m.do("load"); code != 0 {

@@ -108,7 +108,7 @@ func (p *plan) prepare(h *host, kernelName, initrdName, appended string) (err er
 		return err
 	}
 	p.look(files, image)
-	p.room(h.usable(p.reserved), image.RunSize, files.unpacked)
+	p.room(h.usable(p.reserved), h.systemRAM(), image.RunSize, files.unpacked)
 	if p.ownInit() == "" {
 		p.fit(files, h.drivers(image.Release))
 	}
