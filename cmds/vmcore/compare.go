@@ -89,7 +89,7 @@ func (c *comparison) run(e *env) error {
 		if _, err := core.DropAbsent(m.Keep); err != nil {
 			return err
 		}
-		c.ram[i], c.has[i] = grown(m.Ram, n), grown(m.Keep, n)
+		c.ram[i], c.has[i] = grown(m.Ram.Bitmap(), n), grown(m.Keep.Bitmap(), n)
 		c.only[i] = kdumpfile.NewBitmap(n)
 	}
 	c.contents, c.bad = kdumpfile.NewBitmap(n), kdumpfile.NewBitmap(n)

@@ -102,7 +102,7 @@ func (v *verification) run() {
 	if k := core.Files().Dump; k != nil {
 		v.kdump(k, p)
 	} else {
-		v.fail(v.readAll(has.Keep, p))
+		v.fail(v.readAll(has.Keep.Bitmap(), p))
 	}
 	for _, path := range v.dump.paths {
 		v.fail(checkSum(v.e.ctx, path))

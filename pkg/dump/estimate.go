@@ -36,11 +36,16 @@ func Estimate(core *vmcore.Core, m *memmap.Map, o Options) (uint64, error) {
 
 // spread gives n of the kept set bits, evenly over them: memory is in few places
 // of a large range of pfns.
-func spread(keep kdumpfile.Bitmap, kept, n uint64) iter.Seq[uint64] {
+func spread(keep kdumpfile.Pages, kept, n uint64) iter.Seq[uint64] {
 	return func(yield func(uint64) bool) {
 		const stride = 4096 // bits that are counted at once
 		var i, seen uint64  // samples given, set bits before start
-		for start := uint64(0); i < n && start < uint64(len(keep))*8; start += stride {
+		for start := uint64(0); i < n; start += stride {
+			first, ok := keep.Next(start)
+			if !ok {
+				return
+			}
+			start = first - first%stride
 			end := seen + keep.CountRange(start, start+stride)
 			if kept*i/n >= end { // sample i is the set bit of this number
 				seen = end
@@ -68,7 +73,7 @@ func Most(core *vmcore.Core, m *memmap.Map) uint64 {
 // and the descriptors of 24 bytes.
 func overhead(core *vmcore.Core, m *memmap.Map, kept uint64) uint64 {
 	blocks := uint64(4) << core.PageShift()
-	return blocks + uint64(len(core.Notes())) + 2*uint64(len(m.Ram)) + 24*kept
+	return blocks + uint64(len(core.Notes())) + m.Ram.Len()/4 + 24*kept
 }
 
 // moments gathers the mean and the spread of a sample.

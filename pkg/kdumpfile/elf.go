@@ -95,11 +95,11 @@ var _ Output = (*ELFWriter)(nil)
 
 // NewELFWriter writes headers and notes. ram has the pages that exist and kept,
 // a part of them, those that are to be in the file; neither is used afterwards.
-func NewELFWriter(w io.Writer, h ELFHeader, ram, kept Bitmap) (*ELFWriter, error) {
+func NewELFWriter(w io.Writer, h ELFHeader, ram, kept Pages) (*ELFWriter, error) {
 	return newELFWriter(w, h, ram, kept, maxChunks)
 }
 
-func newELFWriter(w io.Writer, h ELFHeader, ram, kept Bitmap, limit int) (*ELFWriter, error) {
+func newELFWriter(w io.Writer, h ELFHeader, ram, kept Pages, limit int) (*ELFWriter, error) {
 	if err := h.check(); err != nil {
 		return nil, err
 	}
@@ -137,7 +137,7 @@ func (h *ELFHeader) check() error {
 
 // planChunks makes runs of the kept pages, at most limit of them as far as the
 // holes in ram allow, by filling the shortest gaps.
-func planChunks(ram, kept Bitmap, maxPFN uint64, limit int) []chunk {
+func planChunks(ram, kept Pages, maxPFN uint64, limit int) []chunk {
 	bitLen := bits.Len64
 	var gaps [65]int // in ram, by the number of bits of their length
 	holes := 0       // gaps that cannot be filled
@@ -169,7 +169,7 @@ func planChunks(ram, kept Bitmap, maxPFN uint64, limit int) []chunk {
 }
 
 // eachRun calls f for each run of set bits, with the end of the run before it.
-func eachRun(b Bitmap, maxBit uint64, f func(last, start, end uint64)) {
+func eachRun(b Pages, maxBit uint64, f func(last, start, end uint64)) {
 	last := uint64(0)
 	start, ok := b.Next(0)
 	for ok && start < maxBit {
@@ -181,7 +181,7 @@ func eachRun(b Bitmap, maxBit uint64, f func(last, start, end uint64)) {
 }
 
 // uncovered gives segments for the runs of ram outside of segments.
-func uncovered(segments []ELFSegment, ram Bitmap, maxPFN, block uint64) (out []ELFSegment) {
+func uncovered(segments []ELFSegment, ram Pages, maxPFN, block uint64) (out []ELFSegment) {
 	sorted := slices.SortedFunc(slices.Values(segments), func(a, b ELFSegment) int { return cmp.Compare(a.Paddr, b.Paddr) })
 	add := func(start, end uint64) {
 		if start < end {

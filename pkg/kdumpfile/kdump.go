@@ -244,7 +244,7 @@ type place struct {
 
 // NewKdumpWriter writes header, notes and ram (the 1st bitmap), and is then
 // ready for at most maxKept pages.
-func NewKdumpWriter(w io.WriterAt, h Header, ram Bitmap, maxKept uint64) (*KdumpWriter, error) {
+func NewKdumpWriter(w io.WriterAt, h Header, ram Pages, maxKept uint64) (*KdumpWriter, error) {
 	if err := h.check(); err != nil {
 		return nil, err
 	}
@@ -254,7 +254,7 @@ func NewKdumpWriter(w io.WriterAt, h Header, ram Bitmap, maxKept uint64) (*Kdump
 }
 
 // newKdumpWriter leaves the buffers to the caller.
-func newKdumpWriter(w io.WriterAt, h Header, ram Bitmap, maxKept uint64, part *splitPart) *KdumpWriter {
+func newKdumpWriter(w io.WriterAt, h Header, ram Pages, maxKept uint64, part *splitPart) *KdumpWriter {
 	k := &KdumpWriter{w: w, h: h, l: newLayout(&h, maxKept), max: maxKept, crc: crc32.MakeTable(crc32.Castagnoli)}
 	if part != nil {
 		k.l.data = k.l.descs + int64(part.pages)*descSize
@@ -267,12 +267,40 @@ func newKdumpWriter(w io.WriterAt, h Header, ram Bitmap, maxKept uint64, part *s
 	}
 	k.write(encodeHeader(&h, k.l, status), 0)
 	k.write(encodeSubHeader(&h, k.l, part), k.l.block)
-	k.write(ram[:min(int64(len(ram)), k.l.bitmapBytes)], k.l.bitmap1)
+	k.writeRAM(ram)
 	if !k.once {
 		// The last byte before the data, so that the maps and descriptors exist as zeros.
 		k.write([]byte{0}, k.l.data-1)
 	}
 	return k
+}
+
+// mapPiece is how much of the 1st bitmap is made at once: 32 GiB of pages of 4 KiB.
+const mapPiece = 1 << 20
+
+// writeRAM writes the 1st bitmap: where holes read as zeros, only what is not zeros.
+func (k *KdumpWriter) writeRAM(ram Pages) {
+	if ram == nil {
+		return
+	}
+	piece := make(Bitmap, min(mapPiece, k.l.bitmapBytes))
+	for at := uint64(0); at < k.h.MaxPFN && k.err == nil; at += 8 * uint64(len(piece)) {
+		pfn, ok := ram.Next(at)
+		if !k.once {
+			if !ok || pfn >= k.h.MaxPFN {
+				return
+			}
+			at = pfn - pfn%(8*mapPiece)
+		}
+		clear(piece)
+		end := min(at+8*uint64(len(piece)), k.h.MaxPFN)
+		for ok && pfn < end {
+			next := ram.NextClear(pfn)
+			piece.SetRange(pfn-at, min(next, end)-at)
+			pfn, ok = ram.Next(next)
+		}
+		k.write(piece[:(end-at+7)/8], k.l.bitmap1+int64(at/8))
+	}
 }
 
 func (k *KdumpWriter) write(p []byte, at int64) {

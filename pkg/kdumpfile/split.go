@@ -27,7 +27,7 @@ var _ Output = (*SplitWriter)(nil)
 // NewSplitWriter writes header, notes and ram (the 1st bitmap) to each of ws.
 // kept has the pages that may come: the parts get about as many of them each.
 // Neither bitmap is used afterwards.
-func NewSplitWriter(ws []io.WriterAt, h Header, ram, kept Bitmap) (*SplitWriter, error) {
+func NewSplitWriter(ws []io.WriterAt, h Header, ram, kept Pages) (*SplitWriter, error) {
 	if len(ws) < 1 || len(ws) > maxParts {
 		return nil, fmt.Errorf("split dump: %d files, want 1 to %d", len(ws), maxParts)
 	}
@@ -52,7 +52,7 @@ func NewSplitWriter(ws []io.WriterAt, h Header, ram, kept Bitmap) (*SplitWriter,
 // balance divides the pfns up to maxPFN into n ranges with about as many bits
 // of kept each. They begin at multiples of 64: crash counts the 2nd bitmap from
 // start_pfn on in words of 64 bits.
-func balance(kept Bitmap, maxPFN uint64, n int) []splitPart {
+func balance(kept Pages, maxPFN uint64, n int) []splitPart {
 	parts := make([]splitPart, 0, n)
 	total, at, count := kept.CountRange(0, maxPFN), uint64(0), uint64(0)
 	for i := range n {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"runtime"
-	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -28,8 +27,8 @@ type Options struct {
 
 // Map is what is known of every page frame of a core.
 type Map struct {
-	Ram    kdumpfile.Bitmap   // page is RAM, inside a PT_LOAD
-	Keep   kdumpfile.Bitmap   // page is RAM and Level keeps its class
+	Ram    *kdumpfile.PageSet // page is RAM, inside a PT_LOAD
+	Keep   *kdumpfile.PageSet // page is RAM and Level keeps its class
 	MaxPFN vmcore.PFN         // number of bits in both
 	Level  Level              // what Keep was made for; weaker than asked where Notes says so
 	Counts [NumClasses]uint64 // pages of RAM by class
@@ -87,11 +86,11 @@ func Classify(ctx context.Context, core *vmcore.Core, o Options) (*Map, error) {
 // Everything is the map of a core of which all RAM is kept, unclassified.
 func Everything(core *vmcore.Core) *Map {
 	m := &Map{MaxPFN: core.MaxPFN()}
-	m.Ram = kdumpfile.NewBitmap(uint64(m.MaxPFN))
+	m.Ram = kdumpfile.NewPageSet(uint64(m.MaxPFN))
 	for _, r := range core.Ranges() {
 		m.Ram.SetRange(uint64(r.Start), uint64(r.End))
 	}
-	m.Keep = slices.Clone(m.Ram)
+	m.Keep = m.Ram.Clone()
 	m.Counts[Kernel] = m.Ram.Count()
 	return m
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -143,8 +144,9 @@ func checkMap(t *testing.T, core *vmcore.Core, m *Map, want map[uint64]Class) {
 	if n := m.Ram.Count(); n != uint64(len(want)) || m.MaxPFN != core.MaxPFN() {
 		t.Errorf("%d pages of RAM, want %d", n, len(want))
 	}
-	for i := range m.Keep {
-		if m.Keep[i]&^m.Ram[i] != 0 {
+	keep, ram := m.Keep.Bitmap(), m.Ram.Bitmap()
+	for i := range keep {
+		if keep[i]&^ram[i] != 0 {
 			t.Fatalf("pages near %#x are kept and no RAM", i*8)
 		}
 	}
@@ -236,6 +238,22 @@ func TestLevelsWithoutStructPages(t *testing.T) {
 	}
 }
 
+// Machines whose memory begins at many TiB, or has a part there, take no more for it.
+func TestFarMemory(t *testing.T) {
+	var before, after runtime.MemStats
+	core := openCore(t, machine("flat")+"load 0x400000000000 16M\n") // 64 TiB
+	runtime.ReadMemStats(&before)
+	m := Everything(core)
+	m.keep([]vmcore.PFN{1})
+	runtime.ReadMemStats(&after)
+	if n := after.TotalAlloc - before.TotalAlloc; n > 16<<20 {
+		t.Errorf("%d bytes for a map of %d pages up to pfn %#x", n, m.Ram.Count(), m.MaxPFN)
+	}
+	if n := m.Keep.Count(); n != machinePages+0x1000 || m.MaxPFN != 0x400001000 {
+		t.Errorf("%d pages up to pfn %#x", n, m.MaxPFN)
+	}
+}
+
 func TestWorkersAgree(t *testing.T) {
 	d := &description{base: vmemmap}
 	d.WriteString(machine("extreme"))
@@ -247,7 +265,7 @@ func TestWorkersAgree(t *testing.T) {
 		m := classify(t, core, Options{Level: LevelMax, Workers: workers})
 		slices.Sort(m.Notes)
 		slices.Sort(one.Notes)
-		if !slices.Equal(m.Keep, one.Keep) || m.Counts != one.Counts || len(m.Notes) != len(one.Notes) {
+		if !slices.Equal(m.Keep.Bitmap(), one.Keep.Bitmap()) || m.Counts != one.Counts || len(m.Notes) != len(one.Notes) {
 			t.Errorf("%d workers: %v %v, want %v %v", workers, m.Counts, m.Notes, one.Counts, one.Notes)
 		}
 	}
@@ -632,7 +650,7 @@ func TestSelfCheckOddStack(t *testing.T) {
 		}
 		core := withStacks(t, text, sps...)
 		m := classify(t, core, Options{Level: LevelMax})
-		before := slices.Clone(m.Keep)
+		before := m.Keep.Bitmap()
 		err := SelfCheck(core, m)
 		if (err == nil) != (tt.err == "") || err != nil && !strings.Contains(err.Error(), tt.err) {
 			t.Errorf("%s: %v, want %q", name, err, tt.err)
@@ -641,7 +659,7 @@ func TestSelfCheckOddStack(t *testing.T) {
 			t.Errorf("%s: kept %v, want %v", name, kept, tt.kept)
 		}
 		m.Keep.Clear(tt.odd[0])
-		if !slices.Equal(m.Keep, before) {
+		if !slices.Equal(m.Keep.Bitmap(), before) {
 			t.Errorf("%s: other pages were changed", name)
 		}
 	}

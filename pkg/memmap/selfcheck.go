@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/ukdump/ukdump/pkg/kdumpfile"
 	"github.com/ukdump/ukdump/pkg/vmcore"
 )
 
@@ -171,14 +172,24 @@ func (l *looker) readable(pfn vmcore.PFN) bool {
 	}
 	bits := l.w.model.sectionBits
 	start := pfn >> bits << bits
-	from, to := uint64(start)/8, min((uint64(start)+1<<bits+7)/8, uint64(len(l.m.Keep)))
-	keep := l.m.Keep[from:to]
-	was := slices.Clone(keep)
-	defer copy(keep, was)
-	copy(keep, l.m.Ram[from:to])
+	from, to := uint64(start), uint64(start)+1<<bits
+	was := kdumpfile.NewPageSet(l.m.Keep.Len())
+	copyPages(was, l.m.Keep, from, to)
+	copyPages(l.m.Keep, l.m.Ram, from, to)
+	defer copyPages(l.m.Keep, was, from, to)
 	l.w.freeEnd = 0
 	l.w.section(start)
 	return l.m.Keep.Get(uint64(pfn))
+}
+
+// copyPages makes [start, end) of to what it is in from.
+func copyPages(to, from *kdumpfile.PageSet, start, end uint64) {
+	to.ClearRange(start, end)
+	for at, ok := from.Next(start); ok && at < end; {
+		next := min(from.NextClear(at), end)
+		to.SetRange(at, next)
+		at, ok = from.Next(next)
+	}
 }
 
 // Weaker is the level to fall back to when a map made for level l fails its

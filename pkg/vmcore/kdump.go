@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"math/bits"
 	"slices"
 
@@ -113,16 +114,18 @@ func kdumpRanges(k *kdumpfile.Kdump) ([]Range, error) {
 
 func (k *kdumpFile) incomplete() bool { return k.dump.Incomplete() }
 
-func (k *kdumpFile) dropAbsent(b kdumpfile.Bitmap) error {
+func (k *kdumpFile) dropAbsent(b pageSet) error {
 	has, err := k.dump.Dumped()
 	if err != nil {
 		return err
 	}
-	n := min(len(b), len(has))
-	for i := range n {
-		b[i] &= has[i]
+	for at, more := uint64(0), true; more; {
+		start, end := has.NextClear(at), uint64(math.MaxUint64)
+		if at, more = has.Next(start); more {
+			end = at
+		}
+		b.ClearRange(start, end)
 	}
-	clear(b[n:])
 	return nil
 }
 

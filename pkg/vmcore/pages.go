@@ -1,16 +1,12 @@
 package vmcore
 
-import (
-	"github.com/ukdump/ukdump/pkg/kdumpfile"
-)
-
 // pageFile is a dump file that holds pages, each on its own, instead of runs of
 // memory. Only OpenFiles makes one: what reads such a file must not be linked
 // into the commands of a capture image.
 type pageFile interface {
 	newReader() pageReader
 	// dropAbsent clears the bits of pages that the file does not have.
-	dropAbsent(kdumpfile.Bitmap) error
+	dropAbsent(pageSet) error
 	incomplete() bool
 }
 
@@ -70,10 +66,16 @@ func (r *Reader) pageError(paddr uint64, err error) error {
 	return &ReadError{paddr, err}
 }
 
+// pageSet is a kdumpfile.PageSet, or a Bitmap.
+type pageSet interface {
+	Count() uint64
+	ClearRange(start, end uint64)
+}
+
 // DropAbsent clears in b, one bit for each pfn, the pages that the core's file
 // does not have since an earlier filter left them out, and says how many there
 // were. A page of an ELF core counts if any of it is missing.
-func (c *Core) DropAbsent(b kdumpfile.Bitmap) (dropped uint64, err error) {
+func (c *Core) DropAbsent(b pageSet) (dropped uint64, err error) {
 	before := b.Count()
 	if c.pages != nil {
 		err = c.pages.dropAbsent(b)

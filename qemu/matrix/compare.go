@@ -43,12 +43,16 @@ func newSubject(ctx context.Context, r *rig.Rig, raw string) (*subject, error) {
 // level counts the same pages, but for those poisoned inside of a free block, which
 // are not looked for where free pages are left out; and no page is unknown.
 func (s *subject) agree() error {
+	var keep [memmap.LevelMax + 1]kdumpfile.Bitmap
 	for level, m := range s.maps {
-		for i, got := range m.Keep {
-			want := s.maps[0].Keep[i]
+		keep[level] = m.Keep.Bitmap()
+	}
+	for level, m := range s.maps {
+		for i, got := range keep[level] {
+			want := keep[0][i]
 			for bit := 1; bit <= level; bit <<= 1 {
 				if level&bit != 0 {
-					want &= s.maps[bit].Keep[i]
+					want &= keep[bit][i]
 				}
 			}
 			if got != want {

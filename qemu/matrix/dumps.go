@@ -153,7 +153,7 @@ func (s *subject) sameBitmap(path string, level memmap.Level) error {
 	if err != nil {
 		return err
 	}
-	if n := len(differences(level, s.maps[level].Keep, dumped)); n > 0 {
+	if n := len(differences(level, s.maps[level].Keep.Bitmap(), dumped)); n > 0 {
 		return fmt.Errorf("the 2nd bitmap differs in %d pages from what level %d keeps", n, level)
 	}
 	return nil
@@ -256,5 +256,5 @@ func (s *subject) check(who, out string, pages uint64) error {
 
 func (s *subject) keepFile(level memmap.Level) (string, error) {
 	path := filepath.Join(s.dir, "keep.bitmap")
-	return path, os.WriteFile(path, s.maps[level].Keep, 0o644)
+	return path, os.WriteFile(path, s.maps[level].Keep.Bitmap(), 0o644)
 }

@@ -171,7 +171,7 @@ func (m *matrix) levels(ctx context.Context, c *subject, s shape) error {
 		if err != nil {
 			return err
 		}
-		c.explain(found, differences(l, c.maps[l].Keep, t.keep))
+		c.explain(found, differences(l, c.maps[l].Keep.Bitmap(), t.keep))
 		counts[l] = t.counts
 	}
 	fmt.Fprintf(m.out, "    pages, ours/makedumpfile's: RAM %d, %s\n", c.maps[0].Ram.Count(), c.countsLine(counts))
