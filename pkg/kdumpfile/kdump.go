@@ -275,8 +275,8 @@ func newKdumpWriter(w io.WriterAt, h Header, ram Pages, maxKept uint64, part *sp
 	return k
 }
 
-// mapPiece is how much of the 1st bitmap is made at once: 32 GiB of pages of 4 KiB.
-const mapPiece = 1 << 20
+// mapPiece is how much of the 1st bitmap is made at once: 4 GiB of pages of 4 KiB.
+const mapPiece = 128 << 10
 
 // writeRAM writes the 1st bitmap: where holes read as zeros, only what is not zeros.
 func (k *KdumpWriter) writeRAM(ram Pages) {
